@@ -1,23 +1,25 @@
 /* diffusionlm: masked (absorbing-state) diffusion language models.
  *
- * This header is the manual of the library. It trains byte-level BPE tokenizers, turns text into token shards, trains
- * denoisers on them, measures likelihoods and samples texts.
+ * This header is the manual of the library. It trains byte-level BPE tokenizers, turns text into token
+ * shards, trains denoisers on them, measures likelihoods and samples texts.
  *
- * Words used throughout: B sequences, T tokens packed one sequence after the other, L sequence length, C channels
- * (hidden_size), H heads, V vocabulary. Token ids are int32_t, text is UTF-8 in (pointer, bytes) and may hold NUL bytes.
+ * Words used throughout: B sequences, T tokens packed one sequence after the other, L sequence length, C
+ * channels (hidden_size), H heads, V vocabulary. Token ids are int32_t, text is UTF-8 in (pointer, bytes) and
+ * may hold NUL bytes.
  *
- * Errors. Every call that can fail returns a dlm_status and, in its last argument (which may be NULL), a sentence that
- * names the thing and the numbers. The library never prints, never exits and keeps no global state; progress is a
- * callback that can cancel.
+ * Errors. Every call that can fail returns a dlm_status and, in its last argument (which may be NULL), a
+ * sentence that names the thing and the numbers. The library never prints, never exits and keeps no global
+ * state; progress is a callback that can cancel.
  *
- * Ownership. What a `load`, `create`, `open` or `train` call gives belongs to the caller and is freed by the `free` or
- * `close` of the same noun, which accepts NULL. A `const` pointer that a call returns belongs to the object asked.
+ * Ownership. What a `load`, `create`, `open` or `train` call gives belongs to the caller and is freed by the
+ * `free` or `close` of the same noun, which accepts NULL. A `const` pointer that a call returns belongs to
+ * the object asked.
  *
- * Threads. A dlm_model and a dlm_tokenizer are constant after they are made and can be used by many threads at once;
- * every other object by one at a time.
+ * Threads. A dlm_model and a dlm_tokenizer are constant after they are made and can be used by many threads
+ * at once; every other object by one at a time.
  *
- * Options are structs filled by a `dlm_*_defaults()` call and changed field by field; every call that takes one checks
- * it and says what is wrong. */
+ * Options are structs filled by a `dlm_*_defaults()` call and changed field by field; every call that takes
+ * one checks it and says what is wrong. */
 #ifndef DIFFUSIONLM_H
 #define DIFFUSIONLM_H
 
@@ -35,25 +37,26 @@ extern "C" {
 #define DLM_API
 #endif
 
-/* ---- version, errors, machine ------------------------------------------------------------------------------------ */
+/* ---- version, errors, machine
+ * ------------------------------------------------------------------------------------ */
 
 #define DLM_VERSION "0.1.0"
 /* DLM_VERSION of the library in use. */
 DLM_API const char *dlm_version(void);
 
 /* X(name, text): the statuses and their texts. */
-#define DLM_STATUSES(X)                                                                                                \
-    X(DLM_OK, "ok")                                                                                                    \
-    X(DLM_ARGUMENT, "an argument or option is out of range")                                                           \
-    X(DLM_MEMORY, "out of memory")                                                                                     \
-    X(DLM_IO, "reading or writing failed")                                                                             \
-    X(DLM_NOT_FOUND, "no such file or folder")                                                                         \
-    X(DLM_EXISTS, "already there, and not overwritten")                                                                \
-    X(DLM_FORMAT, "a file is malformed, cut off or inconsistent")                                                      \
-    X(DLM_MISMATCH, "files that do not belong together")                                                               \
-    X(DLM_UNSUPPORTED, "not supported")                                                                                \
-    X(DLM_CANCELLED, "stopped by the caller")                                                                          \
-    X(DLM_NOT_FINITE, "a value became infinite or not a number")                                                       \
+#define DLM_STATUSES(X)                                           \
+    X(DLM_OK, "ok")                                               \
+    X(DLM_ARGUMENT, "an argument or option is out of range")      \
+    X(DLM_MEMORY, "out of memory")                                \
+    X(DLM_IO, "reading or writing failed")                        \
+    X(DLM_NOT_FOUND, "no such file or folder")                    \
+    X(DLM_EXISTS, "already there, and not overwritten")           \
+    X(DLM_FORMAT, "a file is malformed, cut off or inconsistent") \
+    X(DLM_MISMATCH, "files that do not belong together")          \
+    X(DLM_UNSUPPORTED, "not supported")                           \
+    X(DLM_CANCELLED, "stopped by the caller")                     \
+    X(DLM_NOT_FINITE, "a value became infinite or not a number")  \
     X(DLM_COMPUTE, "a compute primitive failed")
 
 typedef enum dlm_status {
@@ -72,3 +75,403 @@ DLM_API const char *dlm_status_text(dlm_status status);
 
 /* The threads that calls from this thread use: n, or all processors for 0. Initially all. */
 DLM_API void dlm_set_threads(size_t n);
+
+/* The instruction set that this machine's kernels run with: "avx512", "avx2" or "baseline"; and the backend
+ * of matrix products with its version, such as "oneDNN 2.6.3" or "reference". */
+DLM_API const char *dlm_instruction_set(void);
+DLM_API const char *dlm_backend(void);
+
+/* Frees text, ids and other plain memory that a call of this library allocated for the caller. Accepts NULL.
+ */
+DLM_API void dlm_free(void *memory);
+
+/* Progress of long calls: `done` of `total` units (0: unknown) of the named stage, after `seconds`. Returning
+ * true cancels: the call cleans up and returns DLM_CANCELLED. Called from the calling thread, at most some
+ * times a second. */
+typedef bool (*dlm_progress)(void *user, const char *stage, uint64_t done, uint64_t total, double seconds);
+
+/* ---- text documents
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Reads the documents of text files one after the other in bounded memory (that of the longest document).
+ * Files whose bytes begin as gzip or Zstandard do are decompressed, whatever their name; "-" is standard
+ * input. */
+typedef enum dlm_text_format {
+    DLM_TEXT_SEPARATED, /* between lines that are <|endoftext|>; white space around a document is dropped,
+                           empty ones too */
+    DLM_TEXT_LINES,     /* one a line, without its line end; empty lines are none */
+    DLM_TEXT_JSONL, /* the string `field` of the JSON object in each line, exactly as it stands; blank lines
+                       are none */
+    DLM_TEXT_WHOLE  /* each file one document, as it stands */
+} dlm_text_format;
+
+typedef struct dlm_text_options {
+    dlm_text_format format; /* DLM_TEXT_SEPARATED */
+    const char *field;      /* "text": the field of DLM_TEXT_JSONL */
+    bool replace_invalid;   /* false: bytes that are no UTF-8 are an error that names file and byte offset;
+                               true: one U+FFFD   for each maximal invalid part */
+} dlm_text_options;
+DLM_API dlm_text_options dlm_text_defaults(void);
+
+typedef struct dlm_documents dlm_documents;
+/* paths (n) must stay until close. Files are opened when their turn comes. */
+DLM_API dlm_status dlm_documents_open(const char *const *paths, size_t n, const dlm_text_options *options,
+                                      dlm_documents **documents, dlm_error *err);
+/* The next document: *text (bytes long, no 0 behind it) belongs to documents until the next call. At the end
+ * *text is NULL. */
+DLM_API dlm_status dlm_documents_next(dlm_documents *documents, const char **text, size_t *bytes,
+                                      dlm_error *err);
+/* Input bytes consumed so far (compressed ones where the file is), and those of all files; 0 when a pipe
+ * makes that unknown. */
+DLM_API void dlm_documents_position(const dlm_documents *documents, uint64_t *done, uint64_t *total);
+DLM_API void dlm_documents_close(dlm_documents *documents);
+
+/* ---- tokenizer
+ * --------------------------------------------------------------------------------------------------- */
+
+/* Byte-level BPE as Hugging Face `tokenizers` computes it; reads and writes its tokenizer.json. */
+typedef struct dlm_tokenizer dlm_tokenizer;
+
+typedef struct dlm_tokenizer_info {
+    size_t vocab_size; /* ids run from 0 to vocab_size - 1 */
+    size_t merges, added_tokens;
+    int32_t pad_id, unk_id, mask_id, end_id; /* [PAD], [UNK], [MASK], <|endoftext|>; -1 where there is none */
+    uint64_t hash;                           /* over tokens, merges and added tokens (not the file's bytes) */
+    bool add_prefix_space;
+} dlm_tokenizer_info;
+
+/* From a tokenizer.json, or a folder that holds one. */
+DLM_API dlm_status dlm_tokenizer_load(const char *path, dlm_tokenizer **tokenizer, dlm_error *err);
+/* From n bytes of a tokenizer.json; name is for messages. */
+DLM_API dlm_status dlm_tokenizer_parse(const char *name, const char *json, size_t n,
+                                       dlm_tokenizer **tokenizer, dlm_error *err);
+/* Writes tokenizer.json and tokenizer_config.json (made when absent) into dir, which is made when absent. */
+DLM_API dlm_status dlm_tokenizer_save(const dlm_tokenizer *tokenizer, const char *dir, dlm_error *err);
+DLM_API void dlm_tokenizer_free(dlm_tokenizer *tokenizer);
+DLM_API dlm_tokenizer_info dlm_tokenizer_describe(const dlm_tokenizer *tokenizer);
+
+typedef struct dlm_bpe_options {
+    size_t vocab_size;      /* 8192 (at least 260: four special tokens and 256 bytes) */
+    uint64_t min_frequency; /* 0: pairs less frequent are not merged */
+    dlm_progress progress;  /* NULL */
+    void *user;
+} dlm_bpe_options;
+DLM_API dlm_bpe_options dlm_bpe_defaults(void);
+/* Trains on all documents (spec: merges and ids as the Hugging Face trainer's); memory grows with the number
+ * of distinct words and pairs, the result is the same for any number of threads. */
+DLM_API dlm_status dlm_tokenizer_train(dlm_documents *documents, const dlm_bpe_options *options,
+                                       dlm_tokenizer **tokenizer, dlm_error *err);
+
+/* Ids of the text (UTF-8, checked); *ids gets *n ids, freed with dlm_free. added_tokens: cut added tokens
+ * such as [MASK] out of the text first, as the Hugging Face library does; false takes them as plain text. */
+DLM_API dlm_status dlm_tokenizer_encode(const dlm_tokenizer *tokenizer, const char *text, size_t bytes,
+                                        bool added_tokens, int32_t **ids, size_t *n, dlm_error *err);
+/* Text of n ids; *text gets *bytes bytes and a 0 behind them, freed with dlm_free. Invalid UTF-8 becomes
+ * U+FFFD. An id outside the vocabulary is an error. The leading space that encoding added stays. */
+DLM_API dlm_status dlm_tokenizer_decode(const dlm_tokenizer *tokenizer, const int32_t *ids, size_t n,
+                                        bool skip_special, char **text, size_t *bytes, dlm_error *err);
+/* The raw bytes that an id stands for (not always whole characters; those of an added token are its content),
+ * valid as long as the tokenizer. NULL for an id outside the vocabulary. */
+DLM_API const char *dlm_tokenizer_token(const dlm_tokenizer *tokenizer, int32_t id, size_t *bytes,
+                                        bool *special);
+
+/* ---- token shards
+ * -------------------------------------------------------------------------------------------------- */
+
+typedef struct dlm_prepare_options {
+    size_t seq_len; /* 256: documents of more tokens (the end token counted) are marked as consecutive windows
+                       of this */
+    size_t shard_tokens;   /* 2^26: a shard is closed after the document that reaches this */
+    bool overwrite;        /* false: an existing DATA folder is an error */
+    dlm_progress progress; /* NULL */
+    void *user;
+} dlm_prepare_options;
+DLM_API dlm_prepare_options dlm_prepare_defaults(void);
+
+typedef struct dlm_data_info {
+    uint64_t documents, tokens, bytes; /* tokens without end tokens; bytes of UTF-8 text */
+    uint64_t longest;                  /* tokens of the longest document */
+    uint64_t split;                    /* documents of more than one window */
+    uint64_t windows;
+    size_t seq_len, shards;
+    uint64_t vocabulary_hash;
+} dlm_data_info;
+
+/* Encodes all documents (special tokens in them as plain text) into a new folder `data`, in their order, on
+ * all threads. An interrupted run leaves nothing under that name. info may be NULL. */
+DLM_API dlm_status dlm_prepare(dlm_documents *documents, const dlm_tokenizer *tokenizer, const char *data,
+                               const dlm_prepare_options *options, dlm_data_info *info, dlm_error *err);
+
+typedef struct dlm_data dlm_data;
+/* Opens a DATA folder and checks every shard (size, header, checksum). */
+DLM_API dlm_status dlm_data_open(const char *path, dlm_data **data, dlm_error *err);
+DLM_API void dlm_data_close(dlm_data *data);
+DLM_API dlm_data_info dlm_data_describe(const dlm_data *data);
+DLM_API const dlm_tokenizer *dlm_data_tokenizer(const dlm_data *data);
+
+/* ---- models
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+typedef enum dlm_time { DLM_TIME_NONE, DLM_TIME_ADALN } dlm_time;                    /* "none", "adaln" */
+typedef enum dlm_position { DLM_POSITION_BOTH, DLM_POSITION_LEARNED } dlm_position;  /* "both", "learned" */
+typedef enum dlm_schedule { DLM_SCHEDULE_COSINE, DLM_SCHEDULE_LINEAR } dlm_schedule; /* "cosine", "linear" */
+typedef enum dlm_recipe { DLM_RECIPE_DEFAULT, DLM_RECIPE_ORIGINAL } dlm_recipe; /* "default", "original" */
+typedef enum dlm_weights { DLM_WEIGHTS_EMA, DLM_WEIGHTS_RAW } dlm_weights;      /* "ema", "raw" */
+/* What the operands of matrix products are. AUTO: bf16 where the processor multiplies it, else f32. I8 is a
+ * file format. */
+typedef enum dlm_precision {
+    DLM_PRECISION_AUTO,
+    DLM_PRECISION_F32,
+    DLM_PRECISION_BF16,
+    DLM_PRECISION_I8
+} dlm_precision;
+
+typedef struct dlm_config {
+    size_t vocab_size, max_seq_len, hidden_size, depth, num_heads;
+    double mlp_ratio;
+    dlm_time time;
+    dlm_position position;
+    /* How it was trained; where a file does not say: cosine, no end token, padded, 0, original. */
+    dlm_schedule schedule;
+    bool end_token;    /* sequences end with the tokenizer's end token */
+    bool padded;       /* trained on sequences padded to one length */
+    double tail_share; /* share of sequences that were longer than their document, the rest end tokens */
+    dlm_recipe recipe;
+} dlm_config;
+
+typedef struct dlm_model dlm_model;
+
+typedef struct dlm_model_options {
+    dlm_weights
+        weights; /* EMA; of a model folder model.safetensors or raw.safetensors, of a .pt "model" or "raw" */
+    dlm_precision precision; /* AUTO */
+    const char
+        *tokenizer; /* NULL: the one beside the model, if there is one; else a folder or tokenizer.json */
+    int schedule;   /* -1: the model's own; else a dlm_schedule that overrides it */
+} dlm_model_options;
+DLM_API dlm_model_options dlm_model_defaults(void);
+
+/* From a model folder, a run folder (its newest checkpoint) or a .safetensors file with config.json or the
+ * metadata key "config". */
+DLM_API dlm_status dlm_model_load(const char *path, const dlm_model_options *options, dlm_model **model,
+                                  dlm_error *err);
+DLM_API void dlm_model_free(dlm_model *model);
+DLM_API const dlm_config *dlm_model_config(const dlm_model *model);
+/* NULL when it has none. */
+DLM_API const dlm_tokenizer *dlm_model_tokenizer(const dlm_model *model);
+DLM_API dlm_precision dlm_model_precision(const dlm_model *model);
+/* The file that the weights came from. */
+DLM_API const char *dlm_model_source(const dlm_model *model);
+/* Document lengths seen in training: counts[i] documents of i tokens with the end token, i = 0 .. *n - 1 (*n
+ * is max_seq_len + 1; longer documents count as max_seq_len). NULL when the model has none. */
+DLM_API const uint64_t *dlm_model_lengths(const dlm_model *model, size_t *n);
+
+/* One parameter: dims (ndim) as stored, the last contiguous. */
+typedef struct dlm_parameter {
+    const char *name;
+    size_t ndim, shape[3], count;
+    const float *values; /* belongs to the model; NULL when weights were not loaded */
+} dlm_parameter;
+DLM_API size_t dlm_model_parameters(const dlm_model *model);
+DLM_API dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i);
+
+/* Logits (T, V) of B packed sequences: ids (T) with T the sum of lengths (B), times (B) in [0, 1] (not read
+ * by a model without time conditioning; may be NULL then). Allocates its workspace for the call. */
+DLM_API dlm_status dlm_model_logits(const dlm_model *model, const int32_t *ids, const size_t *lengths,
+                                    size_t B, const float *times, float *logits, dlm_error *err);
+
+/* Config, parameters and tokenizer of a model, read without its weights. Free the model as usual. */
+DLM_API dlm_status dlm_model_inspect(const char *path, const dlm_model_options *options, dlm_model **model,
+                                     dlm_error *err);
+
+/* ---- sampling
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+typedef enum dlm_order { DLM_ORDER_CONFIDENCE, DLM_ORDER_CONFIDENCE_WEIGHTED, DLM_ORDER_RANDOM } dlm_order;
+typedef enum dlm_reveal { DLM_REVEAL_COSINE, DLM_REVEAL_LINEAR } dlm_reveal;
+typedef enum dlm_corrector { DLM_CORRECTOR_RANDOM, DLM_CORRECTOR_LOW_CONFIDENCE } dlm_corrector;
+
+/* What a step callback sees and may change: n sequences, packed; sequence b is positions offsets[b] ..
+ * offsets[b+1] - 1. */
+typedef struct dlm_sample_step {
+    size_t step, steps; /* steps done, of how many */
+    size_t n;
+    const size_t *offsets; /* (n + 1) */
+    int32_t *ids;         /* (T) may be changed, to the mask id too; a change at a fixed position is undone */
+    float *confidence;    /* (T) of each position at its commitment; 0 while masked, 1 where fixed */
+    const uint8_t *fixed; /* (T) 1: given, never changed */
+    const double *times;  /* (n) t at which the step's forward pass ran */
+    size_t forwards;      /* forward passes so far */
+    int32_t mask_id;
+} dlm_sample_step;
+/* Called after every step, before the first one too (step 0). Returning true stops: what is revealed stays as
+ * it is. */
+typedef bool (*dlm_step_callback)(void *user, const dlm_sample_step *step);
+
+typedef struct dlm_sample_options {
+    uint64_t seed;      /* 0 */
+    size_t steps;       /* 0: as many as the longest sequence has positions */
+    double temperature; /* 0.9; 0: the most probable token */
+    dlm_order order;    /* CONFIDENCE */
+    dlm_reveal
+        reveal; /* COSINE: L (1 - cos(pi/2 r)) of the positions revealed at r = step/steps; LINEAR: L r */
+    double confidence_threshold;  /* -1: off; else in [0, 1]: commit all at least as confident, and at least
+                                     one */
+    double corrector_frac;        /* 0: off */
+    size_t corrector_every;       /* 2 */
+    dlm_corrector corrector_mode; /* RANDOM */
+    dlm_step_callback on_step;    /* NULL */
+    void *user;
+} dlm_sample_options;
+DLM_API dlm_sample_options dlm_sample_defaults(void);
+
+/* Fills the masked positions of n packed sequences (lengths (n), ids (T), in place). fixed (T) or NULL marks
+ * positions that are given; every other position may be remasked by the corrector once committed. Sample b
+ * draws from (seed, first + b) alone. confidence (T) may be NULL. *forwards (may be NULL) gets the number of
+ * passes. Never yields [MASK], [PAD] or [UNK]. */
+DLM_API dlm_status dlm_sample(const dlm_model *model, const dlm_sample_options *options, size_t first,
+                              size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
+                              float *confidence, size_t *forwards, dlm_error *err);
+
+typedef struct dlm_refine_options {
+    uint64_t seed;      /* 0 */
+    size_t passes;      /* 8 */
+    double frac;        /* 0.15: each free position is masked with this probability */
+    double temperature; /* 0.9 */
+    dlm_step_callback on_step;
+    void *user;
+} dlm_refine_options;
+DLM_API dlm_refine_options dlm_refine_defaults(void);
+/* Remasks and resamples n packed texts in place; arguments as dlm_sample. */
+DLM_API dlm_status dlm_refine(const dlm_model *model, const dlm_refine_options *options, size_t first,
+                              size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
+                              dlm_error *err);
+
+/* A length for sample `index`, drawn from the model's histogram by (seed, index); without one, min(80,
+ * max_seq_len). */
+DLM_API size_t dlm_sample_length(const dlm_model *model, uint64_t seed, size_t index);
+/* The text of a sample (freed with dlm_free): up to the first end token when the model has one, without
+ * special tokens and the one leading space. Needs the model's tokenizer. */
+DLM_API dlm_status dlm_sample_text(const dlm_model *model, const int32_t *ids, size_t n, char **text,
+                                   size_t *bytes, dlm_error *err);
+
+/* ---- likelihood
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct dlm_eval_options {
+    uint64_t
+        seed; /* 1: the masks are a function of it, the window and the draw alone, the same for every model */
+    size_t draws;         /* 1 mask per window */
+    size_t seq_len;       /* 0: the model's max_seq_len */
+    size_t max_documents; /* 0: all */
+    dlm_progress progress;
+    void *user;
+} dlm_eval_options;
+DLM_API dlm_eval_options dlm_eval_defaults(void);
+
+typedef struct dlm_eval_result {
+    double eval_ce,
+        perplexity;        /* the original's: t drawn, cross-entropy over all masked positions; no bound */
+    double nelbo;          /* nats per token, by exact mask counts */
+    double standard_error; /* of nelbo from the masks alone, documents fixed */
+    double standard_error_documents; /* of nelbo with the documents as a sample */
+    double bits_per_byte;
+    uint64_t documents, windows, tokens, bytes;
+    double seconds;
+} dlm_eval_result;
+/* Measures model on the documents of data, made with the same vocabulary. Windows as in training (end token
+ * and windows of long documents, or cut and padded, as the model's config says), no tails. */
+DLM_API dlm_status dlm_eval(const dlm_model *model, const dlm_data *data, const dlm_eval_options *options,
+                            dlm_eval_result *result, dlm_error *err);
+
+/* ---- training
+ * --------------------------------------------------------------------------------------------------------------
+ */
+
+typedef enum dlm_optimizer { DLM_ADAMW, DLM_MUON } dlm_optimizer;
+typedef enum dlm_loss_weight {
+    DLM_WEIGHT_ELBO,
+    DLM_WEIGHT_FLAT,
+    DLM_WEIGHT_UNIFORM,
+    DLM_WEIGHT_INV_SIGMA,
+    DLM_WEIGHT_SIGMA
+} dlm_loss_weight;
+
+typedef struct dlm_train_options {
+    const char *data;      /* DATA folder */
+    const char *eval_data; /* NULL: one document in 50 of data is held out */
+    const char *run;       /* RUN folder */
+    const char *init;      /* NULL, or a model to start from */
+    bool resume;           /* go on with RUN, whose options must be these but for steps */
+    /* model; vocab_size comes from the data */
+    size_t hidden_size, depth, num_heads;
+    double mlp_ratio;
+    dlm_time time;
+    dlm_position position;
+    dlm_schedule schedule;
+    size_t seq_len;
+    /* length of the run: the first that is not 0 counts */
+    double minutes; /* the decay follows the clock; not repeatable bit for bit */
+    size_t steps;
+    double epochs;
+    /* recipe and optimisation */
+    dlm_recipe recipe;
+    dlm_loss_weight weight;
+    dlm_optimizer optimizer;
+    size_t batch; /* sequences per step */
+    double lr, min_lr_ratio, weight_decay, clip;
+    size_t warmup; /* steps */
+    double ema;    /* decay; the default recipe starts lower: min(ema, (1 + s)/(10 + s)) */
+    double tail_share;
+    dlm_precision precision;
+    uint64_t seed;
+    size_t micro_tokens; /* tokens of one pass; a batch of more is summed over several */
+    /* every so many steps; 0: never */
+    size_t log_every, eval_every, sample_every, save_every;
+    size_t eval_documents; /* of the held-out documents an evaluation in the run reads at most this many; 0:
+                              all */
+    size_t keep;           /* newest checkpoints kept (best and latest always are); 0: all */
+} dlm_train_options;
+/* Defaults of a recipe. */
+DLM_API dlm_train_options dlm_train_defaults(dlm_recipe recipe);
+
+/* What a step did. */
+typedef struct dlm_train_report {
+    size_t step, steps; /* steps done, of how many (0: ends by the clock) */
+    double share;       /* of the run that is done, 0 .. 1 */
+    double epoch;
+    uint64_t tokens; /* trained on so far */
+    double seconds;  /* of this and earlier parts of the run */
+    double seconds_left;
+    double loss, lr, grad_norm, tokens_per_second;
+    bool evaluated; /* then these hold */
+    double eval_ce, eval_ppl, eval_nelbo;
+    bool saved;
+    const char *sample;     /* a text when one was drawn at this step, else NULL */
+    const char *checkpoint; /* the newest checkpoint's folder, or NULL */
+} dlm_train_report;
+
+typedef struct dlm_trainer dlm_trainer;
+/* Opens data and makes or resumes the run. Nothing is written to an existing RUN without resume. */
+DLM_API dlm_status dlm_trainer_create(const dlm_train_options *options, dlm_trainer **trainer,
+                                      dlm_error *err);
+DLM_API void dlm_trainer_free(dlm_trainer *trainer);
+/* One optimiser step, with whatever is due after it (log, evaluation, sample, checkpoint); *finished tells
+ * when the run is complete (its last checkpoint is saved then). A loss or gradient that is not finite:
+ * DLM_NOT_FINITE, nothing is written, the message names step, batch and last good checkpoint. */
+DLM_API dlm_status dlm_trainer_step(dlm_trainer *trainer, dlm_train_report *report, bool *finished,
+                                    dlm_error *err);
+/* Writes a checkpoint now, unless the newest is of this step. */
+DLM_API dlm_status dlm_trainer_save(dlm_trainer *trainer, dlm_error *err);
+/* The model being trained, for description: config and parameter shapes. */
+DLM_API const dlm_config *dlm_trainer_config(const dlm_trainer *trainer);
+DLM_API dlm_data_info dlm_trainer_data(const dlm_trainer *trainer);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

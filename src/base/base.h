@@ -1,7 +1,8 @@
-/* What every part of the library stands on: errors, checked sizes, memory, random numbers, files, clock, threads.
+/* What every part of the library stands on: errors, checked sizes, memory, random numbers, files, clock,
+ * threads.
  *
- * Nothing in src/base knows what a model is. One header serves the whole folder, since all of it is small and nearly
- * every file above needs most of it; each section names the .c file that holds it. */
+ * Nothing in src/base knows what a model is. One header serves the whole folder, since all of it is small and
+ * nearly every file above needs most of it; each section names the .c file that holds it. */
 #ifndef DLM_BASE_H
 #define DLM_BASE_H
 
@@ -18,26 +19,30 @@
 #define DLM_PRINTF(format, first)
 #endif
 
-/* ---- errors (status.c) ---------------------------------------------------------------------------------------- */
+/* ---- errors (status.c)
+ * ---------------------------------------------------------------------------------------- */
 
-/* Fills err (may be NULL) with status and the formatted message, and returns status: `return dlm__fail(...)`. The
- * message names the thing and the numbers, has no full stop, and fits in sizeof err->message (it is cut if not). */
+/* Fills err (may be NULL) with status and the formatted message, and returns status: `return dlm__fail(...)`.
+ * The message names the thing and the numbers, has no full stop, and fits in sizeof err->message (it is cut
+ * if not). */
 dlm_status dlm__fail(dlm_error *err, dlm_status status, const char *format, ...) DLM_PRINTF(3, 4);
 
-/* The same with ": " and the text of errno value `code` appended; status is DLM_IO, or DLM_NOT_FOUND for ENOENT. */
+/* The same with ": " and the text of errno value `code` appended; status is DLM_IO, or DLM_NOT_FOUND for
+ * ENOENT. */
 dlm_status dlm__fail_errno(dlm_error *err, int code, const char *format, ...) DLM_PRINTF(3, 4);
 
 /* Out of memory while allocating `bytes` for `what`. */
 dlm_status dlm__fail_memory(dlm_error *err, const char *what, size_t bytes);
 
 /* Returns from the calling function when `call` did not give DLM_OK. */
-#define DLM_TRY(call)                                                                                                  \
-    do {                                                                                                               \
-        dlm_status dlm_try_status = (call);                                                                            \
-        if (dlm_try_status != DLM_OK) return dlm_try_status;                                                           \
+#define DLM_TRY(call)                                        \
+    do {                                                     \
+        dlm_status dlm_try_status = (call);                  \
+        if (dlm_try_status != DLM_OK) return dlm_try_status; \
     } while (0)
 
-/* ---- memory (memory.c) ------------------------------------------------------------------------------------------ */
+/* ---- memory (memory.c)
+ * ------------------------------------------------------------------------------------------ */
 
 #define DLM_ALIGN ((size_t)64) /* bytes: a cache line, and the widest vector */
 
@@ -53,8 +58,8 @@ bool dlm__grow(void **array, size_t *capacity, size_t need, size_t size);
 /* A copy of n bytes with a 0 behind it; free() it. */
 char *dlm__copy_bytes(const void *bytes, size_t n);
 
-/* One block of memory, handed out in order. The layout function of a structure runs twice: once over an arena with
- * base NULL, where take() returns NULL and only counts; once over the block that was then allocated. */
+/* One block of memory, handed out in order. The layout function of a structure runs twice: once over an arena
+ * with base NULL, where take() returns NULL and only counts; once over the block that was then allocated. */
 typedef struct dlm_arena {
     unsigned char *base;
     size_t used, size;
@@ -67,21 +72,24 @@ void *dlm__arena_take(dlm_arena *arena, size_t count, size_t size);
 dlm_status dlm__arena_allocate(dlm_arena *arena, const char *what, dlm_error *err);
 void dlm__arena_free(dlm_arena *arena);
 
-/* ---- random numbers (rng.c) ------------------------------------------------------------------------------------- */
+/* ---- random numbers (rng.c)
+ * ------------------------------------------------------------------------------------- */
 
-/* Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers, as easy as 1, 2, 3; SC 2011): the numbers are a
- * function of a key and a counter, so every use gets a stream of its own by its coordinates and no state need be
- * carried from one to the next. A stream has 2^33 64-bit numbers. */
-typedef enum dlm_rng_purpose { /* keeps streams with equal coordinates apart; append only: saved runs depend on it */
-    DLM_RNG_INIT,              /* initial weights: a = parameter index */
-    DLM_RNG_SHUFFLE,           /* order of the corpus: a = epoch */
-    DLM_RNG_HELD_OUT,          /* which documents are held out */
-    DLM_RNG_CORRUPT,           /* training corruption: a = step, b = index in the global batch */
-    DLM_RNG_STRATA,            /* which stratum each sequence gets: a = step */
-    DLM_RNG_EVALUATE,          /* masks of an evaluation: a = window, b = draw */
-    DLM_RNG_SAMPLE,            /* sampler: a = index of the sample */
-    DLM_RNG_LENGTH,            /* lengths of samples: a = index of the sample */
-    DLM_RNG_TEST
+/* Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers, as easy as 1, 2, 3; SC 2011): the
+ * numbers are a function of a key and a counter, so every use gets a stream of its own by its coordinates and
+ * no state need be carried from one to the next. A stream has 2^33 64-bit numbers. */
+typedef enum dlm_rng_purpose { /* keeps streams with equal coordinates apart; append only: saved runs depend
+                                  on it */
+                               DLM_RNG_INIT,     /* initial weights: a = parameter index */
+                               DLM_RNG_SHUFFLE,  /* order of the corpus: a = epoch */
+                               DLM_RNG_HELD_OUT, /* which documents are held out */
+                               DLM_RNG_CORRUPT,  /* training corruption: a = step, b = index in the global
+                                                    batch */
+                               DLM_RNG_STRATA,   /* which stratum each sequence gets: a = step */
+                               DLM_RNG_EVALUATE, /* masks of an evaluation: a = window, b = draw */
+                               DLM_RNG_SAMPLE,   /* sampler: a = index of the sample */
+                               DLM_RNG_LENGTH,   /* lengths of samples: a = index of the sample */
+                               DLM_RNG_TEST
 } dlm_rng_purpose;
 
 typedef struct dlm_rng {
@@ -103,7 +111,8 @@ double dlm__rng_normal(dlm_rng *rng);
 /* Fills order (n) with a uniform permutation of 0 .. n-1 (n < 2^32). */
 void dlm__rng_permutation(dlm_rng *rng, uint32_t *order, size_t n);
 
-/* ---- files (file.c, output.c) ----------------------------------------------------------------------------------- */
+/* ---- files (file.c, output.c)
+ * ----------------------------------------------------------------------------------- */
 
 /* A file mapped for reading. Free with dlm__unmap. An empty file gives bytes != NULL, size 0. */
 typedef struct dlm_map {
@@ -113,7 +122,8 @@ typedef struct dlm_map {
 dlm_status dlm__map(const char *path, dlm_map *map, dlm_error *err);
 void dlm__unmap(dlm_map *map);
 
-/* A whole (small) file; *bytes gets size bytes and a 0 behind them; free() it. Refused above `limit` bytes. */
+/* A whole (small) file; *bytes gets size bytes and a 0 behind them; free() it. Refused above `limit` bytes.
+ */
 dlm_status dlm__read_file(const char *path, size_t limit, char **bytes, size_t *size, dlm_error *err);
 
 bool dlm__is_file(const char *path);
@@ -125,9 +135,9 @@ dlm_status dlm__make_dirs(const char *path, dlm_error *err);
 /* Removes a folder and all in it (links are removed, not followed); not an error when it does not exist. */
 dlm_status dlm__remove_tree(const char *path, dlm_error *err);
 
-/* A file written beside its final name and renamed when whole: create, write any number of times, then commit (flush,
- * fsync, rename, fsync the folder) or abort. The first error stays: later writes do nothing and commit reports it.
- * Path "-" writes standard output as it comes. */
+/* A file written beside its final name and renamed when whole: create, write any number of times, then commit
+ * (flush, fsync, rename, fsync the folder) or abort. The first error stays: later writes do nothing and
+ * commit reports it. Path "-" writes standard output as it comes. */
 typedef struct dlm_output dlm_output;
 dlm_status dlm__output_create(const char *path, dlm_output **output, dlm_error *err);
 void dlm__output_write(dlm_output *output, const void *bytes, size_t n);
@@ -142,26 +152,31 @@ void dlm__output_abort(dlm_output *output); /* accepts NULL */
 /* Writes a whole small file the same way. */
 dlm_status dlm__write_file(const char *path, const void *bytes, size_t n, dlm_error *err);
 
-/* A folder made whole or not at all: begin gives the name of an empty folder beside `path` (free() it) into which its
- * files are written; end syncs it and renames it to path, which must not exist. What a killed run left is cleared by
- * the next begin. On failure the caller removes it with dlm__remove_tree. */
+/* A folder made whole or not at all: begin gives the name of an empty folder beside `path` (free() it) into
+ * which its files are written; end syncs it and renames it to path, which must not exist. What a killed run
+ * left is cleared by the next begin. On failure the caller removes it with dlm__remove_tree. */
 dlm_status dlm__folder_begin(const char *path, char **working, dlm_error *err);
 dlm_status dlm__folder_end(const char *working, const char *path, dlm_error *err);
 
-/* ---- hashes (hash.c: xxHash) --------------------------------------------------------------------------------------- */
+/* ---- hashes (hash.c: xxHash)
+ * --------------------------------------------------------------------------------------- */
 
-uint64_t dlm__hash(const void *bytes, size_t n, uint64_t seed); /* XXH3, 64 bits: against accidents, not attackers */
+uint64_t dlm__hash(const void *bytes, size_t n,
+                   uint64_t seed); /* XXH3, 64 bits: against accidents, not attackers */
 
-/* ---- JSON (json.c: jansson) ------------------------------------------------------------------------------------------ */
+/* ---- JSON (json.c: jansson)
+ * ------------------------------------------------------------------------------------------ */
 
 struct json_t;
-/* Parses n bytes of JSON ("\u0000" allowed in strings); *json is a new reference. `name` is for messages. Duplicate
- * keys, bad UTF-8, anything behind the value: DLM_FORMAT with line and column. */
-dlm_status dlm__json_parse(const char *name, const char *bytes, size_t n, struct json_t **json, dlm_error *err);
+/* Parses n bytes of JSON ("\u0000" allowed in strings); *json is a new reference. `name` is for messages.
+ * Duplicate keys, bad UTF-8, anything behind the value: DLM_FORMAT with line and column. */
+dlm_status dlm__json_parse(const char *name, const char *bytes, size_t n, struct json_t **json,
+                           dlm_error *err);
 /* The same from a file of at most 256 MiB. */
 dlm_status dlm__json_load(const char *path, struct json_t **json, dlm_error *err);
 
-/* ---- clock and threads (system.c) -------------------------------------------------------------------------------------- */
+/* ---- clock and threads (system.c)
+ * -------------------------------------------------------------------------------------- */
 
 /* Seconds on a clock that never goes back. */
 double dlm__seconds(void);
