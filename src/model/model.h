@@ -1,0 +1,41 @@
+/* A loaded model: weights, config, tokenizer, lengths, and where they came from; and the model folder on
+ * disk. */
+#ifndef DLM_MODEL_H
+#define DLM_MODEL_H
+
+#include "model/network.h"
+
+struct dlm_model {
+    dlm_layout *layout;
+    dlm_network network;      /* params NULL after dlm_model_inspect */
+    dlm_tokenizer *tokenizer; /* or NULL */
+    uint64_t *lengths;        /* (max_seq_len + 1) or NULL */
+    char *source;             /* file of the weights */
+    int32_t mask_id, pad_id, unk_id,
+        end_id; /* the tokenizer's; without one 2, 0, 1 and, where config.end_token, 3; -1: none */
+};
+
+/* The type of products for a wanted precision on this machine: AUTO as the public header says. BF16 works
+ * everywhere (operands rounded, then widened where the hardware has none). I8: DLM_UNSUPPORTED. */
+dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_error *err);
+
+/* The folder that MODEL names: itself, or the newest checkpoint of a run folder (the name in its file
+ * `latest`). free() it. */
+dlm_status dlm__model_folder(const char *path, char **folder, dlm_error *err);
+
+/* Reads all of layout's tensors from a safetensors file into params: missing, extra or differently shaped
+ * tensors and values that are not finite are errors that name them. */
+dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err);
+/* Writes params as float32 safetensors, with the config as metadata "config". */
+dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params, dlm_error *err);
+
+/* A model from memory: a copy of params (total floats) with a config, tokenizer (may be NULL; borrowed
+ * through a reload from tokenizer_dir, may be NULL) and lengths (copied; may be NULL). Used by the trainer
+ * for evaluation and samples, and by tests. */
+dlm_status dlm__model_create(const dlm_config *config, const float *params, const char *tokenizer_dir,
+                             const uint64_t *lengths, dlm_precision precision, dlm_model **model,
+                             dlm_error *err);
+/* Replaces the weights of such a model. */
+void dlm__model_set_params(dlm_model *model, dlm_compute *compute, const float *params);
+
+#endif

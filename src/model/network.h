@@ -1,0 +1,126 @@
+/* The denoiser: configuration, its one parameter table, and the one forward pass that training, evaluation
+ * and sampling share. Source: Peebles and Xie, Scalable diffusion models with transformers (2023), with the
+ * time conditioning of the original (adaLN) or with learned constants in its place. */
+#ifndef DLM_NETWORK_H
+#define DLM_NETWORK_H
+
+#include "compute/compute.h"
+
+/* ---- config (config.c)
+ * ------------------------------------------------------------------------------------------------- */
+
+#define DLM_MAX_NAME         64
+#define DLM_TIME_FREQUENCIES 128 /* half of the time features */
+
+/* Checks every field's range and that the parameters' sizes fit; `name` is for messages. */
+dlm_status dlm__config_check(const dlm_config *config, const char *name, dlm_error *err);
+/* F = int(C * mlp_ratio), and D = C / H. */
+size_t dlm__config_hidden(const dlm_config *config);
+size_t dlm__config_head(const dlm_config *config);
+
+/* The config.json beside a model: the six keys, "time" and "position", and "diffusion" with what else
+ * dlm_config and the histogram of lengths hold. lengths (max_seq_len + 1) may come out NULL; free() it. */
+dlm_status dlm__config_parse(const char *name, const char *json, size_t n, dlm_config *config,
+                             uint64_t **lengths, dlm_error *err);
+dlm_status dlm__config_save(const dlm_config *config, const uint64_t *lengths, const char *path,
+                            dlm_error *err);
+
+/* Names of enum values as they stand in files and options ("cosine", ...); parse is false for an unknown
+ * name. */
+const char *dlm__time_name(dlm_time time);
+const char *dlm__position_name(dlm_position position);
+const char *dlm__schedule_name(dlm_schedule schedule);
+const char *dlm__recipe_name(dlm_recipe recipe);
+
+/* ---- parameter table (parameters.c)
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum dlm_init { DLM_INIT_ZERO, DLM_INIT_XAVIER, DLM_INIT_NORMAL, DLM_INIT_GATES } dlm_init;
+
+/* One tensor. All parameters of a model lie in one block of floats, as do its gradients, moments and average,
+ * each at the same offsets, so that whatever handles one handles all by walking this list. */
+typedef struct dlm_param {
+    char name[DLM_MAX_NAME];
+    size_t ndim, shape[3], count;
+    size_t offset; /* floats from the block's start; a multiple of 16 */
+    dlm_init init;
+    bool block_matrix; /* two-dimensional and in a block: Muon's, where Muon is used */
+} dlm_param;
+
+/* Offsets by role, filled by the same walk that makes the list. */
+typedef struct dlm_block_layout {
+    size_t qkv_w, qkv_b, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b;
+    size_t mod_w, mod_b; /* adaLN_modulation.1 */
+    size_t mod;          /* modulation, where time is none */
+} dlm_block_layout;
+
+typedef struct dlm_layout {
+    dlm_config config;
+    dlm_param *params; /* in the order of the file */
+    size_t n;
+    size_t total; /* floats in the block, padding counted */
+    size_t count; /* parameters, padding not counted */
+    size_t tok, pos, time0_w, time0_b, time2_w, time2_b;
+    size_t final_w, final_b, final_mod_w, final_mod_b, final_mod;
+    dlm_block_layout *blocks; /* (depth) */
+} dlm_layout;
+
+dlm_status dlm__layout_create(const dlm_config *config, dlm_layout **layout, dlm_error *err);
+void dlm__layout_free(dlm_layout *layout);
+const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name); /* NULL when there is none */
+/* Initial values into params (total floats), by (seed, index of the parameter). */
+void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
+
+/* ---- network (forward.c, backward.c)
+ * ------------------------------------------------------------------------------------------ */
+
+/* Weights ready for products: the float32 block, and its bfloat16 copy where products take that. */
+typedef struct dlm_network {
+    const dlm_layout *layout;
+    float *params;         /* (total) */
+    dlm_bf16 *params_bf16; /* (total), or NULL when type is float32 */
+    dlm_dtype type;        /* of the operands of products */
+} dlm_network;
+
+/* A packed batch. rows lists, in ascending order, the packed positions whose logits are wanted. */
+typedef struct dlm_batch {
+    dlm_segments seg;   /* S sequences, T = seg.offsets[S] positions */
+    const int32_t *ids; /* (T) */
+    const float *times; /* (S); not read when the model has no time conditioning */
+    size_t R;
+    const int32_t *rows; /* (R) */
+} dlm_batch;
+
+/* Memory of a pass: activations for up to `tokens` positions in up to `sequences` sequences, of which up to
+ * `rows` rows go through the final layer; with `training` also what the backward pass needs. Allocated once;
+ * a pass allocates nothing. */
+typedef struct dlm_workspace dlm_workspace;
+typedef struct dlm_workspace_size {
+    size_t tokens, sequences, rows;
+    bool training;
+} dlm_workspace_size;
+dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_compute *compute,
+                                 dlm_workspace_size size, dlm_workspace **workspace, dlm_error *err);
+void dlm__workspace_free(dlm_workspace *workspace);
+
+/* logits (R,V) of the batch's rows. A batch larger than the workspace, or an id outside the vocabulary, is
+ * DLM_ARGUMENT. */
+dlm_status dlm__forward(dlm_workspace *workspace, const dlm_network *network, const dlm_batch *batch,
+                        float *logits, dlm_error *err);
+
+/* The forward pass and the loss  sum_r weight[r] * ce[r],  ce[r] the cross-entropy of row r against
+ * targets[r]. ce (R) and *loss are written. With gradients (total floats, the parameters' layout) not NULL, d
+ * loss / d parameter is ADDED to them. The (R,V) logits are never held whole. */
+dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const dlm_batch *batch,
+                     const int32_t *targets, const float *weight, float *ce, double *loss, float *gradients,
+                     dlm_error *err);
+
+/* State h (T,C) before block i (0 .. depth; depth is behind the last) of the last pass, and c (S,C) where the
+ * model has it (NULL otherwise): for tests. h needs a training workspace. */
+const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i);
+const float *dlm__workspace_condition(const dlm_workspace *workspace);
+
+/* Refreshes the bfloat16 copy after the float32 block has changed. */
+void dlm__network_refresh(dlm_compute *compute, dlm_network *network);
+
+#endif
