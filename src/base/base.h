@@ -14,9 +14,9 @@
 #include <stdio.h>
 
 #if defined(__GNUC__)
-#define DLM_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define DLM_PRINTF(at, first) __attribute__((format(printf, at, first)))
 #else
-#define DLM_PRINTF(format, first)
+#define DLM_PRINTF(at, first)
 #endif
 
 /* ---- errors (status.c)

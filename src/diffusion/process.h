@@ -1,0 +1,33 @@
+/* The absorbing (masking) process: how likely a token is masked at time t, which weights make its loss a
+ * bound, and the corruption of training sequences. Sources: Sahoo et al., Simple and effective masked
+ * diffusion language models (2024); Shi et al., Simplified and generalized masked diffusion for discrete data
+ * (2024); the exact mask counts are the any-order autoregressive bound of Uria et al. (2014) and Hoogeboom et
+ * al. (2022). */
+#ifndef DLM_PROCESS_H
+#define DLM_PROCESS_H
+
+#include "model/model.h"
+
+#define DLM_SIGMA_MIN 1e-3
+
+/* Cumulative masking probability sigma(t), clamped to [1e-3, 1]; its inverse t(sigma), sigma clamped
+ * likewise; its slope sigma'(t), not clamped. */
+double dlm__sigma(dlm_schedule schedule, double t);
+double dlm__sigma_inverse(dlm_schedule schedule, double sigma);
+double dlm__sigma_slope(dlm_schedule schedule, double t);
+
+/* Weight on a sequence's mean cross-entropy over its masked positions (spec 3 and 9.1). */
+double dlm__loss_weight(dlm_loss_weight weight, dlm_schedule schedule, double t);
+
+/* Positions that the next step reveals: L positions in all, `revealed` so far, step i = 0 .. steps - 1; at
+ * least 1, at most what is left (spec 6; half rounds to even, in double). */
+size_t dlm__reveal_count(dlm_reveal reveal, size_t L, size_t steps, size_t i, size_t revealed);
+
+/* Marks exactly k of n positions, uniformly at random: masked (n) gets 1 or 0. order (n) is scratch. */
+void dlm__mask_exactly(dlm_rng *rng, size_t n, size_t k, uint8_t *masked, uint32_t *order);
+/* Marks each of n positions with probability sigma; returns how many. */
+size_t dlm__mask_independently(dlm_rng *rng, size_t n, double sigma, uint8_t *masked);
+/* k uniform on 1 .. n from stratum `stratum` of `strata`: 1 + floor(n (stratum + u)/strata). */
+size_t dlm__stratified_count(dlm_rng *rng, size_t n, size_t stratum, size_t strata);
+
+#endif
