@@ -37,8 +37,7 @@ extern "C" {
 #define DLM_API
 #endif
 
-/* ---- version, errors, machine
- * ------------------------------------------------------------------------------------ */
+/* ---- version, errors, machine ------------------------------------------------------------------------- */
 
 #define DLM_VERSION "0.1.0"
 /* DLM_VERSION of the library in use. */
@@ -90,8 +89,7 @@ DLM_API void dlm_free(void *memory);
  * times a second. */
 typedef bool (*dlm_progress)(void *user, const char *stage, uint64_t done, uint64_t total, double seconds);
 
-/* ---- text documents
- * ------------------------------------------------------------------------------------------------ */
+/* ---- text documents ----------------------------------------------------------------------------------- */
 
 /* Reads the documents of text files one after the other in bounded memory (that of the longest document).
  * Files whose bytes begin as gzip or Zstandard do are decompressed, whatever their name; "-" is standard
@@ -126,8 +124,7 @@ DLM_API dlm_status dlm_documents_next(dlm_documents *documents, const char **tex
 DLM_API void dlm_documents_position(const dlm_documents *documents, uint64_t *done, uint64_t *total);
 DLM_API void dlm_documents_close(dlm_documents *documents);
 
-/* ---- tokenizer
- * --------------------------------------------------------------------------------------------------- */
+/* ---- tokenizer ---------------------------------------------------------------------------------------- */
 
 /* Byte-level BPE as Hugging Face `tokenizers` computes it; reads and writes its tokenizer.json. */
 typedef struct dlm_tokenizer dlm_tokenizer;
@@ -175,8 +172,7 @@ DLM_API dlm_status dlm_tokenizer_decode(const dlm_tokenizer *tokenizer, const in
 DLM_API const char *dlm_tokenizer_token(const dlm_tokenizer *tokenizer, int32_t id, size_t *bytes,
                                         bool *special);
 
-/* ---- token shards
- * -------------------------------------------------------------------------------------------------- */
+/* ---- token shards ------------------------------------------------------------------------------------- */
 
 typedef struct dlm_prepare_options {
     size_t seq_len; /* 256: documents of more tokens (the end token counted) are marked as consecutive windows

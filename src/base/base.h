@@ -19,8 +19,7 @@
 #define DLM_PRINTF(at, first)
 #endif
 
-/* ---- errors (status.c)
- * ---------------------------------------------------------------------------------------- */
+/* ---- errors (status.c) -------------------------------------------------------------------------------- */
 
 /* Fills err (may be NULL) with status and the formatted message, and returns status: `return dlm__fail(...)`.
  * The message names the thing and the numbers, has no full stop, and fits in sizeof err->message (it is cut
@@ -41,8 +40,7 @@ dlm_status dlm__fail_memory(dlm_error *err, const char *what, size_t bytes);
         if (dlm_try_status != DLM_OK) return dlm_try_status; \
     } while (0)
 
-/* ---- memory (memory.c)
- * ------------------------------------------------------------------------------------------ */
+/* ---- memory (memory.c) -------------------------------------------------------------------------------- */
 
 #define DLM_ALIGN ((size_t)64) /* bytes: a cache line, and the widest vector */
 
@@ -53,8 +51,10 @@ size_t dlm__round_up(size_t n, size_t multiple);
 
 /* Memory for count * size bytes, zeroed; free() it. NULL when the product overflows or there is none. */
 void *dlm__calloc(size_t count, size_t size);
-/* *array (of *capacity elements of `size` bytes) grown, by doubling, to at least `need` elements. */
-bool dlm__grow(void **array, size_t *capacity, size_t need, size_t size);
+/* array (from malloc, or NULL; *capacity elements of `size` bytes) grown, by doubling, to at least `need`
+ * elements; returns where it now is. NULL, with array and *capacity as they were, when that does not fit. New
+ * elements are not zeroed. */
+void *dlm__grow(void *array, size_t *capacity, size_t need, size_t size);
 /* A copy of n bytes with a 0 behind it; free() it. */
 char *dlm__copy_bytes(const void *bytes, size_t n);
 
@@ -72,8 +72,7 @@ void *dlm__arena_take(dlm_arena *arena, size_t count, size_t size);
 dlm_status dlm__arena_allocate(dlm_arena *arena, const char *what, dlm_error *err);
 void dlm__arena_free(dlm_arena *arena);
 
-/* ---- random numbers (rng.c)
- * ------------------------------------------------------------------------------------- */
+/* ---- random numbers (rng.c) --------------------------------------------------------------------------- */
 
 /* Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers, as easy as 1, 2, 3; SC 2011): the
  * numbers are a function of a key and a counter, so every use gets a stream of its own by its coordinates and
@@ -111,8 +110,7 @@ double dlm__rng_normal(dlm_rng *rng);
 /* Fills order (n) with a uniform permutation of 0 .. n-1 (n < 2^32). */
 void dlm__rng_permutation(dlm_rng *rng, uint32_t *order, size_t n);
 
-/* ---- files (file.c, output.c)
- * ----------------------------------------------------------------------------------- */
+/* ---- files (file.c, output.c) ------------------------------------------------------------------------- */
 
 /* A file mapped for reading. Free with dlm__unmap. An empty file gives bytes != NULL, size 0. */
 typedef struct dlm_map {
@@ -134,6 +132,12 @@ char *dlm__join(const char *dir, const char *name);
 dlm_status dlm__make_dirs(const char *path, dlm_error *err);
 /* Removes a folder and all in it (links are removed, not followed); not an error when it does not exist. */
 dlm_status dlm__remove_tree(const char *path, dlm_error *err);
+
+/* fsync of the folder that path is in, which makes a rename in it last. */
+dlm_status dlm__sync_parent(const char *path, dlm_error *err);
+
+/* What a file or folder is called until it is whole: its name with this behind it. */
+#define DLM_PARTIAL ".partial"
 
 /* A file written beside its final name and renamed when whole: create, write any number of times, then commit
  * (flush, fsync, rename, fsync the folder) or abort. The first error stays: later writes do nothing and
@@ -158,14 +162,15 @@ dlm_status dlm__write_file(const char *path, const void *bytes, size_t n, dlm_er
 dlm_status dlm__folder_begin(const char *path, char **working, dlm_error *err);
 dlm_status dlm__folder_end(const char *working, const char *path, dlm_error *err);
 
-/* ---- hashes (hash.c: xxHash)
- * --------------------------------------------------------------------------------------- */
+/* ---- hashes (hash.c) ---------------------------------------------------------------------------------- */
 
 uint64_t dlm__hash(const void *bytes, size_t n,
                    uint64_t seed); /* XXH3, 64 bits: against accidents, not attackers */
 
-/* ---- JSON (json.c: jansson)
- * ------------------------------------------------------------------------------------------ */
+/* CRC-32C (Castagnoli; RFC 3720, appendix B.4), as in the record files of TensorBoard. */
+uint32_t dlm__crc32c(const void *bytes, size_t n);
+
+/* ---- JSON (json.c: jansson) --------------------------------------------------------------------------- */
 
 struct json_t;
 /* Parses n bytes of JSON ("\u0000" allowed in strings); *json is a new reference. `name` is for messages.
@@ -175,8 +180,7 @@ dlm_status dlm__json_parse(const char *name, const char *bytes, size_t n, struct
 /* The same from a file of at most 256 MiB. */
 dlm_status dlm__json_load(const char *path, struct json_t **json, dlm_error *err);
 
-/* ---- clock and threads (system.c)
- * -------------------------------------------------------------------------------------- */
+/* ---- clock and threads (system.c) --------------------------------------------------------------------- */
 
 /* Seconds on a clock that never goes back. */
 double dlm__seconds(void);

@@ -49,8 +49,7 @@ bool dlm__bf16_native(void);
  * hold zeros. The identity in the reference. At most one eighth more. */
 size_t dlm__round_rows(const dlm_compute *compute, size_t rows);
 
-/* ---- matrix products
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- matrix products ---------------------------------------------------------------------------------- */
 
 /* Y (M,N) = op(A) op(B) (+ bias (N) on every row) (+ Y when accumulate). op(A) is (M,K), stored (K,M) when
  * transpose_a; op(B) is (K,N), stored (N,K) when transpose_b. A and B of `type` (float32 or bfloat16),
@@ -63,8 +62,7 @@ typedef struct dlm_product {
 void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
                  const float *bias, float *Y);
 
-/* ---- embeddings and time
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- embeddings and time ------------------------------------------------------------------------------ */
 
 /* h (T,C) = tok (V,C)[ids] + pos (Lmax,C)[position in its segment]. */
 void dlm__embed(dlm_compute *compute, dlm_segments seg, size_t C, const int32_t *ids, const float *tok,
@@ -76,8 +74,7 @@ void dlm__embed_backward(dlm_compute *compute, dlm_segments seg, size_t C, const
  */
 void dlm__time_features(dlm_compute *compute, size_t S, const float *times, void *e, dlm_dtype type);
 
-/* ---- normalisation, modulation, residual
- * --------------------------------------------------------------------------------------- */
+/* ---- normalisation, modulation, residual -------------------------------------------------------------- */
 
 /* a = LN(h) * (1 + scale_s) + shift_s, LN over C with eps 1e-6 and no affine parameters. mean, rstd (T) are
  * kept for the backward pass. a (T,C) of `type`. */
@@ -98,8 +95,7 @@ void dlm__gated_residual_backward(dlm_compute *compute, dlm_segments seg, size_t
                                   const float *gate, size_t stride, const float *y, void *dy, dlm_dtype type,
                                   float *dgate, size_t dstride);
 
-/* ---- activations and sums
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- activations and sums ----------------------------------------------------------------------------- */
 
 /* y (n) = GELU, tanh form. */
 void dlm__gelu(dlm_compute *compute, size_t n, const float *x, void *y, dlm_dtype type);

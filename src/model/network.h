@@ -6,8 +6,7 @@
 
 #include "compute/compute.h"
 
-/* ---- config (config.c)
- * ------------------------------------------------------------------------------------------------- */
+/* ---- config (config.c) -------------------------------------------------------------------------------- */
 
 #define DLM_MAX_NAME         64
 #define DLM_TIME_FREQUENCIES 128 /* half of the time features */
@@ -32,8 +31,7 @@ const char *dlm__position_name(dlm_position position);
 const char *dlm__schedule_name(dlm_schedule schedule);
 const char *dlm__recipe_name(dlm_recipe recipe);
 
-/* ---- parameter table (parameters.c)
- * ---------------------------------------------------------------------------------------- */
+/* ---- parameter table (parameters.c) ------------------------------------------------------------------- */
 
 typedef enum dlm_init { DLM_INIT_ZERO, DLM_INIT_XAVIER, DLM_INIT_NORMAL, DLM_INIT_GATES } dlm_init;
 
@@ -71,8 +69,7 @@ const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name); /
 /* Initial values into params (total floats), by (seed, index of the parameter). */
 void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 
-/* ---- network (forward.c, backward.c)
- * ------------------------------------------------------------------------------------------ */
+/* ---- network (forward.c, backward.c) ------------------------------------------------------------------ */
 
 /* Weights ready for products: the float32 block, and its bfloat16 copy where products take that. */
 typedef struct dlm_network {

@@ -1,0 +1,263 @@
+# diffusionlm: `make help` lists the targets; docs/testing.md tells what each test target holds.
+#
+# Everything made lies under build/. A configuration is a compiler, a BACKEND and a MODE; each has a folder of its own,
+# so they can stand side by side. Source files are found by wildcard: a new file needs no change here.
+
+BACKEND ?= onednn
+MODE    ?= release
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SHARED  ?= ../shared
+GOLDEN  ?= build/golden
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+ifeq ($(filter $(BACKEND),onednn reference),)
+$(error BACKEND is onednn or reference, not '$(BACKEND)')
+endif
+ifeq ($(filter $(MODE),release asan fuzz),)
+$(error MODE is release, asan or fuzz, not '$(MODE)')
+endif
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+VERSION := $(shell sed -n 's/^.define DLM_VERSION "\(.*\)"/\1/p' include/diffusionlm.h)
+SOVERSION := 0
+OUT := build/$(notdir $(firstword $(CC)))-$(BACKEND)-$(MODE)
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+# Contraction to fused multiply-adds is off except where a file asks for it: results must not depend on the compiler.
+CFLAGS_ALL := -std=c17 -D_XOPEN_SOURCE=700 -D_DEFAULT_SOURCE -Iinclude -Isrc $(WARNINGS) -g -fopenmp -fPIC \
+              -fvisibility=hidden -ffp-contract=off
+LDLIBS := -ljansson -lxxhash -lzstd -lz -lm
+ifeq ($(BACKEND),onednn)
+CFLAGS_ALL += -DDLM_BACKEND_ONEDNN
+LDLIBS := -ldnnl $(LDLIBS)
+endif
+
+MODE_FLAGS_release := -O3
+MODE_FLAGS_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+MODE_FLAGS_fuzz := $(MODE_FLAGS_asan) -fsanitize=fuzzer-no-link
+MODE_FLAGS := $(MODE_FLAGS_$(MODE))
+CFLAGS_ALL += $(MODE_FLAGS) $(CFLAGS)
+LDFLAGS_ALL := -fopenmp $(filter -fsanitize=% -fno-sanitize%,$(MODE_FLAGS)) $(LDFLAGS)
+
+# ---- sources --------------------------------------------------------------------------------------------------------
+
+LIB_SOURCES := $(wildcard src/*/*.c)
+ifeq ($(BACKEND),reference)
+LIB_SOURCES := $(filter-out %_onednn.c,$(LIB_SOURCES))
+endif
+# src/compute/isa_*.c are compiled once for each instruction set, with DLM_ISA as its name; the best that the machine
+# has is picked at run time.
+ISA_SOURCES := $(filter src/compute/isa_%.c,$(LIB_SOURCES))
+LIB_SOURCES := $(filter-out $(ISA_SOURCES),$(LIB_SOURCES))
+ISAS := baseline
+ifneq ($(filter x86_64%,$(shell $(CC) -dumpmachine)),)
+ISAS += avx2 avx512
+endif
+ISA_FLAGS_baseline :=
+ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c -ffp-contract=fast
+ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512 -ffp-contract=fast
+
+CLI_SOURCES := $(wildcard cli/*.c)
+UNIT_SOURCES := $(wildcard tests/unit/*.c)
+FUZZ_SOURCES := $(wildcard tests/fuzz/*.c)
+SCRIPTS := $(wildcard tests/scripts/*.sh)
+
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(OUT)/%.o) $(foreach isa,$(ISAS),$(ISA_SOURCES:%.c=$(OUT)/%.$(isa).o))
+CLI_OBJECTS := $(CLI_SOURCES:%.c=$(OUT)/%.o)
+UNIT_OBJECTS := $(UNIT_SOURCES:%.c=$(OUT)/%.o)
+FUZZ_OBJECTS := $(FUZZ_SOURCES:%.c=$(OUT)/%.o)
+HARNESS := $(OUT)/tests/check.o
+REPLAY := $(OUT)/tests/replay.o
+OBJECTS := $(LIB_OBJECTS) $(CLI_OBJECTS) $(UNIT_OBJECTS) $(FUZZ_OBJECTS) $(HARNESS) $(REPLAY)
+
+STATIC := $(OUT)/libdiffusionlm.a
+SONAME := libdiffusionlm.so.$(SOVERSION)
+DYNAMIC := $(OUT)/libdiffusionlm.so.$(VERSION)
+PROGRAM := $(if $(CLI_SOURCES),$(OUT)/diffusionlm)
+UNIT_TESTS := $(UNIT_OBJECTS:%.o=%)
+REPLAYS := $(FUZZ_OBJECTS:%.o=%-replay)
+FUZZERS := $(FUZZ_OBJECTS:%.o=%-fuzz)
+
+# ---- library and command --------------------------------------------------------------------------------------------
+
+.PHONY: all
+all: $(STATIC) $(DYNAMIC) $(PROGRAM)
+ifneq ($(PROGRAM),)
+	@ln -sfn $(PROGRAM:build/%=%) build/diffusionlm
+endif
+
+# What the objects were compiled with; changes only when that does, and then all of them are made again.
+FLAGS_FILE := $(OUT)/flags
+FLAGS_TEXT := $(CC) $(CFLAGS_ALL) $(foreach isa,$(ISAS),$(ISA_FLAGS_$(isa)))
+.PHONY: force
+$(FLAGS_FILE): force
+	@mkdir -p $(@D)
+	@echo '$(FLAGS_TEXT)' | cmp -s - $@ || echo '$(FLAGS_TEXT)' > $@
+
+$(OBJECTS): $(FLAGS_FILE) | deps
+
+$(OUT)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+
+$(OUT)/tests/%.o: CFLAGS_ALL += -Itests -DDLM_TEST_GOLDEN='"$(abspath build/golden)"'
+
+define isa_rule
+$(OUT)/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS_ALL) $$(ISA_FLAGS_$(1)) -DDLM_ISA=$(1) -MMD -MP -c $$< -o $$@
+endef
+$(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
+
+$(STATIC): $(LIB_OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(DYNAMIC): $(LIB_OBJECTS)
+	$(CC) -shared -Wl,-soname,$(SONAME) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+	@ln -sfn $(@F) $(OUT)/$(SONAME)
+	@ln -sfn $(SONAME) $(OUT)/libdiffusionlm.so
+
+$(OUT)/diffusionlm: $(CLI_OBJECTS) $(STATIC)
+	$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+
+$(UNIT_TESTS): %: %.o $(HARNESS) $(STATIC)
+	$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+
+$(REPLAYS): %-replay: %.o $(REPLAY) $(STATIC)
+	$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+
+$(FUZZERS): %-fuzz: %.o $(STATIC)
+	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+
+-include $(OBJECTS:.o=.d)
+
+# ---- what is needed from outside --------------------------------------------------------------------------------------
+
+# Installs missing headers and libraries (or says which); does nothing when all are there.
+.PHONY: deps
+deps:
+	@CC='$(CC)' BACKEND='$(BACKEND)' tools/deps.sh
+
+# ---- tests ------------------------------------------------------------------------------------------------------------
+
+# The fixtures of the repository, unpacked.
+GOLDEN_STAMP := build/golden/.unpacked
+$(GOLDEN_STAMP): $(wildcard tests/golden/*) | deps
+	@rm -rf build/golden && mkdir -p build/golden
+	@for archive in tests/golden/*.tar.zst; do zstd -dcq $$archive | tar -xf - -C build/golden || exit 1; done
+	@cp tests/golden/*.json build/golden/
+	@touch $@
+
+# Scripts look at the built files and the sources, which one configuration is enough for.
+TEST_SCRIPTS := $(if $(filter release,$(MODE)),$(SCRIPTS))
+TEST_ENVIRONMENT = GOLDEN='$(abspath $(GOLDEN))' SHARED='$(abspath $(SHARED))' PROGRAM='$(abspath $(PROGRAM))' \
+    OUT='$(abspath $(OUT))' CC='$(CC)' MAKE='$(MAKE)' BACKEND='$(BACKEND)' MODE='$(MODE)' LDLIBS='$(LDLIBS)'
+
+.PHONY: test asan
+test: all $(UNIT_TESTS) $(REPLAYS) $(GOLDEN_STAMP)
+	@$(TEST_ENVIRONMENT) tests/run.sh $(UNIT_TESTS) $(REPLAYS) $(TEST_SCRIPTS)
+
+asan:
+	@$(MAKE) --no-print-directory MODE=asan test
+
+# The program held against PyTorch, the Hugging Face libraries and TensorBoard, which go to build/venv.
+.PHONY: test-oracles
+test-oracles: all $(GOLDEN_STAMP)
+	@$(TEST_ENVIRONMENT) tests/oracle/run.sh
+
+# Fuzzing with new inputs, for FUZZ_SECONDS each; `make test` only replays the corpus.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz fuzz-run
+fuzz:
+	@$(MAKE) --no-print-directory CC=clang MODE=fuzz fuzz-run
+fuzz-run: $(FUZZERS)
+	@set -e; for fuzzer in $(FUZZERS); do \
+	    name=$$(basename $$fuzzer -fuzz); \
+	    mkdir -p build/fuzz/$$name tests/fuzz/$$name; \
+	    echo "fuzzing $$name for $(FUZZ_SECONDS) s"; \
+	    $$fuzzer -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/$$name- build/fuzz/$$name tests/fuzz/$$name; \
+	done
+
+# ---- form ---------------------------------------------------------------------------------------------------------------
+
+FORMATTED = $(wildcard include/*.h src/*/*.[ch] cli/*.[ch] tests/*.[ch] tests/*/*.[ch])
+.PHONY: tidy format format-check
+tidy: | deps
+	@printf '%s\n' $(LIB_SOURCES) $(ISA_SOURCES) $(CLI_SOURCES) | xargs -P 2 -I{} clang-tidy --quiet {} -- \
+	    $(filter-out -Werror,$(CFLAGS_ALL)) -DDLM_ISA=baseline
+format:
+	clang-format -i $(FORMATTED)
+format-check:
+	clang-format --dry-run --Werror $(FORMATTED)
+
+# ---- install ------------------------------------------------------------------------------------------------------------
+
+LIBDIR := $(PREFIX)/lib
+PRIVATE_LIBS := $(LDLIBS) -fopenmp
+MANUAL := $(OUT)/diffusionlm.1
+COMPLETIONS := $(addprefix $(OUT)/completion.,bash zsh fish)
+
+$(MANUAL): $(PROGRAM)
+	$(PROGRAM) help --man > $@
+$(COMPLETIONS): $(OUT)/completion.%: $(PROGRAM)
+	$(PROGRAM) help --completion $* > $@
+
+.PHONY: install uninstall
+install: all $(if $(PROGRAM),$(MANUAL) $(COMPLETIONS))
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include
+	install -m 644 include/diffusionlm.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/
+	install -m 755 $(DYNAMIC) $(DESTDIR)$(LIBDIR)/
+	ln -sfn $(notdir $(DYNAMIC)) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sfn $(SONAME) $(DESTDIR)$(LIBDIR)/libdiffusionlm.so
+	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@PRIVATE@|$(PRIVATE_LIBS)|' tools/diffusionlm.pc.in \
+	    > $(DESTDIR)$(LIBDIR)/pkgconfig/diffusionlm.pc
+ifneq ($(PROGRAM),)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(MANUAL) $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -D -m 644 $(OUT)/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/diffusionlm
+	install -D -m 644 $(OUT)/completion.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_diffusionlm
+	install -D -m 644 $(OUT)/completion.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/diffusionlm.fish
+endif
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/diffusionlm include/diffusionlm.h lib/libdiffusionlm.a \
+	    lib/libdiffusionlm.so lib/$(SONAME) lib/$(notdir $(DYNAMIC)) lib/pkgconfig/diffusionlm.pc \
+	    share/man/man1/diffusionlm.1 share/bash-completion/completions/diffusionlm \
+	    share/zsh/site-functions/_diffusionlm share/fish/vendor_completions.d/diffusionlm.fish)
+
+# ---- the rest -------------------------------------------------------------------------------------------------------------
+
+# From nothing to a story on the terminal: see tools/story.sh.
+.PHONY: story
+story: all
+	@PROGRAM='$(PROGRAM)' tools/story.sh
+
+.PHONY: clean
+clean:
+	rm -rf build
+
+.PHONY: help
+help:
+	@echo 'make               static and shared library, command (build/diffusionlm)'
+	@echo 'make story         train a small model for some minutes and let it write a story'
+	@echo 'make test          every test that needs neither Python nor network; GOLDEN=DIR: on other fixtures'
+	@echo 'make test-oracles  the program held against PyTorch and Hugging Face (installs them to build/venv)'
+	@echo 'make asan          make test under the address and undefined-behaviour sanitizers'
+	@echo 'make fuzz          fuzz each parser for FUZZ_SECONDS (needs clang)'
+	@echo 'make tidy format format-check   clang-tidy, clang-format'
+	@echo 'make install uninstall          PREFIX=$(PREFIX), DESTDIR'
+	@echo 'make deps          install what is missing'
+	@echo 'make clean'
+	@echo 'Variables: BACKEND=onednn|reference, MODE=release|asan, CC=gcc|clang, CFLAGS, LDFLAGS'

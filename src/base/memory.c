@@ -1,0 +1,85 @@
+/* Checked sizes, allocation, and the arena. */
+#include "base/base.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool dlm__size_mul(size_t a, size_t b, size_t *out) {
+    *out = a * b;
+    return a == 0 || b <= SIZE_MAX / a;
+}
+
+bool dlm__size_add(size_t a, size_t b, size_t *out) {
+    *out = a + b;
+    return b <= SIZE_MAX - a;
+}
+
+size_t dlm__round_up(size_t n, size_t multiple) {
+    size_t rest = n % multiple;
+    return rest == 0 ? n : n + (multiple - rest);
+}
+
+void *dlm__calloc(size_t count, size_t size) {
+    size_t bytes;
+    if (!dlm__size_mul(count, size, &bytes)) return NULL;
+    return calloc(bytes > 0 ? bytes : 1, 1);
+}
+
+void *dlm__grow(void *array, size_t *capacity, size_t need, size_t size) {
+    if (array != NULL && need <= *capacity) return array;
+    size_t next = *capacity > 16 ? *capacity : 16;
+    while (next < need) {
+        if (!dlm__size_mul(next, 2, &next)) return NULL;
+    }
+    size_t bytes;
+    if (!dlm__size_mul(next, size, &bytes)) return NULL;
+    void *grown = realloc(array, bytes);
+    if (grown != NULL) *capacity = next;
+    return grown;
+}
+
+char *dlm__copy_bytes(const void *bytes, size_t n) {
+    size_t size;
+    char *copy = dlm__size_add(n, 1, &size) ? malloc(size) : NULL;
+    if (copy == NULL) return NULL;
+    if (n > 0) memcpy(copy, bytes, n);
+    copy[n] = 0;
+    return copy;
+}
+
+void *dlm__arena_take(dlm_arena *arena, size_t count, size_t size) {
+    size_t bytes, used;
+    if (!dlm__size_mul(count, size, &bytes) || !dlm__size_add(bytes, DLM_ALIGN - 1, &bytes) ||
+        !dlm__size_add(arena->used, bytes / DLM_ALIGN * DLM_ALIGN, &used)) {
+        arena->overflow = true;
+        return NULL;
+    }
+    unsigned char *taken = NULL;
+    if (arena->base != NULL) {
+        assert(used <= arena->size);
+        taken = arena->base + arena->used;
+    }
+    arena->used = used;
+    return taken;
+}
+
+dlm_status dlm__arena_allocate(dlm_arena *arena, const char *what, dlm_error *err) {
+    size_t bytes = arena->used > 0 ? arena->used : DLM_ALIGN;
+    if (arena->overflow) return dlm__fail_memory(err, what, SIZE_MAX);
+    arena->base = aligned_alloc(DLM_ALIGN, bytes);
+    if (arena->base == NULL) return dlm__fail_memory(err, what, bytes);
+    memset(arena->base, 0, bytes);
+    arena->size = bytes;
+    arena->used = 0;
+    return DLM_OK;
+}
+
+void dlm__arena_free(dlm_arena *arena) {
+    free(arena->base);
+    *arena = (dlm_arena){0};
+}
+
+void dlm_free(void *memory) {
+    free(memory);
+}
