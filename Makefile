@@ -120,7 +120,8 @@ $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
 $(STATIC): $(LIB_OBJECTS)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	@echo $(AR) rcs $@
+	@$(AR) rcs $@ $^
 
 $(DYNAMIC): $(LIB_OBJECTS)
 	$(CC) -shared -Wl,-soname,$(SONAME) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
@@ -193,8 +194,9 @@ fuzz-run: $(FUZZERS)
 FORMATTED = $(wildcard include/*.h src/*/*.[ch] cli/*.[ch] tests/*.[ch] tests/*/*.[ch])
 .PHONY: tidy format format-check
 tidy: | deps
-	@printf '%s\n' $(LIB_SOURCES) $(ISA_SOURCES) $(CLI_SOURCES) | xargs -P 2 -I{} clang-tidy --quiet {} -- \
-	    $(filter-out -Werror,$(CFLAGS_ALL)) -DDLM_ISA=baseline
+	@command -v clang-tidy > /dev/null || { echo 'clang-tidy is not installed'; exit 1; }
+	@printf '%s\n' $(LIB_SOURCES) $(ISA_SOURCES) $(CLI_SOURCES) | xargs -P 2 -I{} sh -c \
+	    'clang-tidy --quiet {} -- $(filter-out -Werror,$(CFLAGS_ALL)) -DDLM_ISA=baseline 2> /dev/null || { echo {}; exit 1; }'
 format:
 	clang-format -i $(FORMATTED)
 format-check:

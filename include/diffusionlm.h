@@ -72,7 +72,8 @@ typedef struct dlm_error {
 /* The text of a status; of an unknown one "unknown status". */
 DLM_API const char *dlm_status_text(dlm_status status);
 
-/* The threads that calls from this thread use: n, or all processors for 0. Initially all. */
+/* The threads that calls from this thread use: n (at most 256, or the processors if they are more), or all
+ * processors for 0. Initially all. */
 DLM_API void dlm_set_threads(size_t n);
 
 /* The instruction set that this machine's kernels run with: "avx512", "avx2" or "baseline"; and the backend

@@ -163,11 +163,11 @@ const char *path_in(const char *dir, const char *name) {
 }
 
 const char *golden_path(const char *name) {
-    const char *path = path_in(golden_dir(), name);
-    if (access(path, R_OK) == 0) return path;
-    const char *shared = shared_dir();
-    if (shared == NULL) return NULL;
-    path = path_in(path_in(shared, "golden"), name);
+    const char *slash = strrchr(name, '/');
+    char *folder = keep(dlm__copy_bytes(name, slash == NULL ? 0 : (size_t)(slash - name)));
+    const char *dir = golden_dir(), *shared = shared_dir();
+    if (!dlm__is_dir(path_in(dir, folder)) && shared != NULL) dir = path_in(shared, "golden");
+    const char *path = path_in(dir, name);
     return access(path, R_OK) == 0 ? path : NULL;
 }
 

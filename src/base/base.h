@@ -33,6 +33,16 @@ dlm_status dlm__fail_errno(dlm_error *err, int code, const char *format, ...) DL
 /* Out of memory while allocating `bytes` for `what`. */
 dlm_status dlm__fail_memory(dlm_error *err, const char *what, size_t bytes);
 
+#ifdef __clang_analyzer__ /* which cannot look into status.c, is told that failing never gives DLM_OK */
+static inline dlm_status dlm__failed(dlm_status status) {
+    if (status == DLM_OK) __builtin_unreachable();
+    return status;
+}
+#define dlm__fail(...)        dlm__failed(dlm__fail(__VA_ARGS__))
+#define dlm__fail_errno(...)  dlm__failed(dlm__fail_errno(__VA_ARGS__))
+#define dlm__fail_memory(...) dlm__failed(dlm__fail_memory(__VA_ARGS__))
+#endif
+
 /* Returns from the calling function when `call` did not give DLM_OK. */
 #define DLM_TRY(call)                                        \
     do {                                                     \
@@ -136,8 +146,8 @@ dlm_status dlm__remove_tree(const char *path, dlm_error *err);
 /* fsync of the folder that path is in, which makes a rename in it last. */
 dlm_status dlm__sync_parent(const char *path, dlm_error *err);
 
-/* What a file or folder is called until it is whole: its name with this behind it. */
-#define DLM_PARTIAL ".partial"
+/* What a file or folder is called until it is whole: path.partial; free() it; NULL without memory. */
+char *dlm__partial_name(const char *path);
 
 /* A file written beside its final name and renamed when whole: create, write any number of times, then commit
  * (flush, fsync, rename, fsync the folder) or abort. The first error stays: later writes do nothing and
@@ -147,7 +157,8 @@ dlm_status dlm__output_create(const char *path, dlm_output **output, dlm_error *
 void dlm__output_write(dlm_output *output, const void *bytes, size_t n);
 void dlm__output_printf(dlm_output *output, const char *format, ...) DLM_PRINTF(2, 3);
 uint64_t dlm__output_tell(const dlm_output *output);
-/* Overwrites n bytes at `offset`, which were written before (a header whose counts are known last). */
+/* Overwrites n bytes at `offset`, which were written before (a header whose counts are known last). An
+ * error for what is written in place. */
 void dlm__output_patch(dlm_output *output, uint64_t offset, const void *bytes, size_t n);
 /* Frees output in either case. */
 dlm_status dlm__output_commit(dlm_output *output, dlm_error *err);

@@ -45,8 +45,7 @@ dlm_status dlm__map(const char *path, dlm_map *map, dlm_error *err) {
 }
 
 void dlm__unmap(dlm_map *map) {
-    /* munmap takes a pointer that is not const, as free does. */
-    if (map->size > 0) (void)munmap((void *)(uintptr_t)map->bytes, map->size);
+    if (map->size > 0) (void)munmap((void *)map->bytes, map->size);
     *map = (dlm_map){0};
 }
 
@@ -154,17 +153,22 @@ dlm_status dlm__sync_parent(const char *path, dlm_error *err) {
     return result == 0 ? DLM_OK : dlm__fail_errno(err, code, "syncing the folder of %s", path);
 }
 
+char *dlm__partial_name(const char *path) {
+    size_t n = strlen(path), size = n + sizeof ".partial";
+    char *name = malloc(size);
+    if (name == NULL) return NULL;
+    while (n > 1 && path[n - 1] == '/') n--;
+    (void)snprintf(name, size, "%.*s.partial", (int)n, path);
+    return name;
+}
+
 dlm_status dlm__folder_begin(const char *path, char **working, dlm_error *err) {
     *working = NULL;
     struct stat about;
     if (lstat(path, &about) == 0)
         return dlm__fail(err, DLM_EXISTS, "%s exists, and is not overwritten", path);
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') n--;
-    char *name = malloc(n + sizeof DLM_PARTIAL);
-    if (name == NULL) return dlm__fail_memory(err, path, n + sizeof DLM_PARTIAL);
-    memcpy(name, path, n);
-    memcpy(name + n, DLM_PARTIAL, sizeof DLM_PARTIAL);
+    char *name = dlm__partial_name(path);
+    if (name == NULL) return dlm__fail_memory(err, path, strlen(path));
     dlm_status status = dlm__remove_tree(name, err);
     if (status == DLM_OK) status = dlm__make_dirs(name, err);
     if (status == DLM_OK)

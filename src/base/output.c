@@ -38,13 +38,6 @@ static char *resolve(const char *path) {
     return target != NULL ? target : dlm__copy_bytes(path, strlen(path));
 }
 
-static char *with_suffix(const char *path) {
-    size_t n = strlen(path) + sizeof DLM_PARTIAL;
-    char *name = malloc(n);
-    if (name != NULL) (void)snprintf(name, n, "%s%s", path, DLM_PARTIAL);
-    return name;
-}
-
 /* Opens the temporary file, or a device or pipe in place. */
 static dlm_status open_output(dlm_output *output, dlm_error *err) {
     struct stat about;
@@ -55,7 +48,7 @@ static dlm_status open_output(dlm_output *output, dlm_error *err) {
     if (there && !S_ISREG(about.st_mode)) {
         file = open(output->path, O_WRONLY | O_CLOEXEC);
     } else {
-        output->temporary = with_suffix(output->path);
+        output->temporary = dlm__partial_name(output->path);
         if (output->temporary == NULL) return dlm__fail_memory(err, output->path, strlen(output->path));
         /* Removed and made anew, never opened: it may be a link that somebody else put there. */
         (void)unlink(output->temporary);
@@ -116,8 +109,8 @@ uint64_t dlm__output_tell(const dlm_output *output) {
 
 void dlm__output_patch(dlm_output *output, uint64_t offset, const void *bytes, size_t n) {
     if (output->error.status != DLM_OK) return;
-    if (fflush(output->file) != 0) {
-        fail(output, errno);
+    if (output->temporary == NULL || fflush(output->file) != 0) {
+        fail(output, output->temporary == NULL ? ESPIPE : errno);
         return;
     }
     const unsigned char *from = bytes;
@@ -135,27 +128,25 @@ void dlm__output_patch(dlm_output *output, uint64_t offset, const void *bytes, s
 }
 
 /* Is the temporary name still the file that we wrote? */
-static bool still_ours(const dlm_output *output, const struct stat *ours) {
-    struct stat there;
-    return lstat(output->temporary, &there) == 0 && there.st_dev == ours->st_dev &&
-           there.st_ino == ours->st_ino;
+static bool still_ours(const dlm_output *output) {
+    struct stat ours, there;
+    return fstat(fileno(output->file), &ours) == 0 && lstat(output->temporary, &there) == 0 &&
+           there.st_dev == ours.st_dev && there.st_ino == ours.st_ino;
 }
 
-/* Flushes, syncs and closes; the errors go to output->error. */
+/* Flushes, syncs, closes and renames; an error goes to output->error and leaves nothing but the earlier file.
+ */
 static void finish(dlm_output *output) {
-    struct stat ours = {0};
+    bool beside = output->temporary != NULL;
     if (fflush(output->file) != 0) fail(output, errno);
-    if (output->temporary != NULL) {
-        if (fstat(fileno(output->file), &ours) != 0) fail(output, errno);
-        if (fsync(fileno(output->file)) != 0) fail(output, errno);
-    }
-    if (output->file != stdout && fclose(output->file) != 0) fail(output, errno);
-    if (output->temporary == NULL) return;
-    bool mine = still_ours(output, &ours);
-    if (!mine && output->error.status == DLM_OK)
+    if (beside && fsync(fileno(output->file)) != 0) fail(output, errno);
+    bool ours = beside && still_ours(output);
+    if (beside && !ours && output->error.status == DLM_OK)
         (void)dlm__fail(&output->error, DLM_IO, "%s is being written by somebody else", output->path);
+    if (output->file != stdout && fclose(output->file) != 0) fail(output, errno);
+    if (!ours) return;
     if (output->error.status == DLM_OK && rename(output->temporary, output->path) != 0) fail(output, errno);
-    if (output->error.status != DLM_OK && mine) (void)unlink(output->temporary);
+    if (output->error.status != DLM_OK) (void)unlink(output->temporary);
 }
 
 dlm_status dlm__output_commit(dlm_output *output, dlm_error *err) {
@@ -169,8 +160,8 @@ dlm_status dlm__output_commit(dlm_output *output, dlm_error *err) {
 
 void dlm__output_abort(dlm_output *output) {
     if (output == NULL) return;
-    (void)dlm__fail(&output->error, DLM_CANCELLED, "%s was given up", output->path);
-    finish(output);
+    if (output->temporary != NULL && still_ours(output)) (void)unlink(output->temporary);
+    if (output->file != stdout) (void)fclose(output->file);
     release(output);
 }
 

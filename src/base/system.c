@@ -1,9 +1,11 @@
 /* Clock and threads. */
 #include "base/base.h"
 
-#include <limits.h>
 #include <omp.h>
 #include <time.h>
+
+/* An OpenMP runtime ends the process when it cannot start as many threads as it was told. */
+enum { MOST_THREADS = 256 };
 
 double dlm__seconds(void) {
     struct timespec now;
@@ -12,8 +14,10 @@ double dlm__seconds(void) {
 }
 
 void dlm_set_threads(size_t n) {
-    int threads = n == 0 ? omp_get_num_procs() : n > INT_MAX ? INT_MAX : (int)n;
-    omp_set_num_threads(threads);
+    size_t processors = (size_t)omp_get_num_procs();
+    size_t most = processors > MOST_THREADS ? processors : MOST_THREADS;
+    if (n == 0) n = processors;
+    omp_set_num_threads((int)(n < most ? n : most));
 }
 
 size_t dlm__threads(void) {
