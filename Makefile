@@ -59,7 +59,7 @@ endif
 ISA_SOURCES := $(filter src/compute/isa_%.c,$(LIB_SOURCES))
 LIB_SOURCES := $(filter-out $(ISA_SOURCES),$(LIB_SOURCES))
 ISAS := baseline
-ifneq ($(filter x86_64%,$(shell $(CC) -dumpmachine)),)
+ifneq ($(filter x86_64%,$(or $(shell $(CC) -dumpmachine 2> /dev/null),$(shell uname -m))),)
 ISAS += avx2 avx512
 endif
 ISA_FLAGS_baseline :=

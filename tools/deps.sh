@@ -5,7 +5,8 @@ set -eu
 : "${CC:=gcc}" "${BACKEND:=onednn}"
 
 # header package
-needs='zlib.h zlib1g-dev
+needs='stdio.h libc6-dev
+zlib.h zlib1g-dev
 zstd.h libzstd-dev
 jansson.h libjansson-dev
 xxhash.h libxxhash-dev'
@@ -19,7 +20,7 @@ has() { printf '#include <%s>\n' "$1" | $CC -E -xc -o /dev/null - 2> /dev/null; 
 all_headers=$(printf '%s\n' "$needs" | sed 's/ .*//; s/.*/#include <&>/')
 missing=
 command -v zstd > /dev/null || missing=zstd
-command -v "${CC%% *}" > /dev/null || missing="$missing ${CC%% *} libc6-dev"
+command -v "${CC%% *}" > /dev/null || missing="$missing ${CC%% *}"
 if ! printf '%s\n' "$all_headers" | $CC -E -xc -o /dev/null - 2> /dev/null; then
     while read -r header package; do
         has "$header" || missing="$missing $package"
