@@ -11,21 +11,23 @@
 #define DLM_MAX_NAME         64
 #define DLM_TIME_FREQUENCIES 128 /* half of the time features */
 
-/* Checks every field's range and that the parameters' sizes fit; `name` is for messages. */
+/* Checks every field's range; within the ranges no size of the model overflows. `name` is for messages. */
 dlm_status dlm__config_check(const dlm_config *config, const char *name, dlm_error *err);
 /* F = int(C * mlp_ratio), and D = C / H. */
 size_t dlm__config_hidden(const dlm_config *config);
 size_t dlm__config_head(const dlm_config *config);
 
 /* The config.json beside a model: the six keys, "time" and "position", and "diffusion" with what else
- * dlm_config and the histogram of lengths hold. lengths (max_seq_len + 1) may come out NULL; free() it. */
+ * dlm_config and the histogram of lengths hold. *lengths (max_seq_len + 1) may come out NULL; free() it;
+ * lengths itself may be NULL. An unknown key is refused, since it could change what the model computes. */
 dlm_status dlm__config_parse(const char *name, const char *json, size_t n, dlm_config *config,
                              uint64_t **lengths, dlm_error *err);
 dlm_status dlm__config_save(const dlm_config *config, const uint64_t *lengths, const char *path,
                             dlm_error *err);
+/* The same JSON in one line, without the histogram; free() it. NULL without memory. */
+char *dlm__config_text(const dlm_config *config);
 
-/* Names of enum values as they stand in files and options ("cosine", ...); parse is false for an unknown
- * name. */
+/* Names of enum values as they stand in files and options ("cosine", ...). */
 const char *dlm__time_name(dlm_time time);
 const char *dlm__position_name(dlm_position position);
 const char *dlm__schedule_name(dlm_schedule schedule);

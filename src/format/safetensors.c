@@ -1,0 +1,379 @@
+/* Reading safetensors. The header is parsed and checked whole before a tensor is handed out; the data stays
+ * in the map and is converted on request. Writing is in safetensors_save.c. */
+#include "format/safetensors.h"
+
+#include <jansson.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "safetensors data is little-endian and used in place");
+
+#define HEADER_LIMIT ((size_t)100000000)
+#define PREFIX       ((size_t)8)
+
+typedef struct index_entry {
+    const char *name;
+    const dlm_st_tensor *tensor;
+} index_entry;
+
+struct dlm_safetensors {
+    char *path;
+    dlm_map map; /* bytes NULL when parsed from the caller's memory */
+    json_t *header;
+    dlm_st_tensor *tensors; /* (n), by offset */
+    index_entry *by_name;   /* (n) */
+    size_t n;
+};
+
+/* Every type of the format, with its bits; those that are not used here are OTHER. */
+static const struct {
+    const char *name;
+    dlm_st_type type;
+    size_t bits;
+} types[] = {
+    {"F32", DLM_ST_F32, 32},
+    {"F16", DLM_ST_F16, 16},
+    {"BF16", DLM_ST_BF16, 16},
+    {"F64", DLM_ST_F64, 64},
+    {"I8", DLM_ST_I8, 8},
+    {"U8", DLM_ST_U8, 8},
+    {"I32", DLM_ST_I32, 32},
+    {"I64", DLM_ST_I64, 64},
+    {"BOOL", DLM_ST_OTHER, 8},
+    {"F4", DLM_ST_OTHER, 4},
+    {"F6_E2M3", DLM_ST_OTHER, 6},
+    {"F6_E3M2", DLM_ST_OTHER, 6},
+    {"F8_E5M2", DLM_ST_OTHER, 8},
+    {"F8_E4M3", DLM_ST_OTHER, 8},
+    {"F8_E8M0", DLM_ST_OTHER, 8},
+    {"I16", DLM_ST_OTHER, 16},
+    {"F8_E4M3FNUZ", DLM_ST_OTHER, 8},
+    {"F8_E5M2FNUZ", DLM_ST_OTHER, 8},
+    {"U16", DLM_ST_OTHER, 16},
+    {"U32", DLM_ST_OTHER, 32},
+    {"U64", DLM_ST_OTHER, 64},
+    {"C64", DLM_ST_OTHER, 64},
+};
+
+/* ---- header
+ * -----------------------------------------------------------------------------------------------------------
+ */
+
+/* A JSON number that counts something. */
+static bool count_of(const json_t *value, size_t *count) {
+    if (!json_is_integer(value) || json_integer_value(value) < 0) return false;
+    *count = (size_t)json_integer_value(value);
+    return true;
+}
+
+static dlm_status read_shape(const char *path, const json_t *shape, dlm_st_tensor *tensor, dlm_error *err) {
+    if (!json_is_array(shape)) {
+        return dlm__fail(err, DLM_FORMAT, "%s: tensor %s has no shape", path, tensor->name);
+    }
+    tensor->ndim = json_array_size(shape);
+    if (tensor->ndim > DLM_SAFETENSORS_DIMS) {
+        return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s has %zu dimensions, more than %d", path,
+                         tensor->name, tensor->ndim, DLM_SAFETENSORS_DIMS);
+    }
+    tensor->count = 1;
+    for (size_t i = 0; i < tensor->ndim; i++) {
+        if (!count_of(json_array_get(shape, i), &tensor->shape[i])) {
+            return dlm__fail(err, DLM_FORMAT, "%s: dimension %zu of tensor %s is not a count", path, i,
+                             tensor->name);
+        }
+        if (!dlm__size_mul(tensor->count, tensor->shape[i], &tensor->count)) {
+            return dlm__fail(err, DLM_FORMAT, "%s: the shape of tensor %s overflows", path, tensor->name);
+        }
+    }
+    return DLM_OK;
+}
+
+static dlm_status read_type(const char *path, const json_t *value, dlm_st_tensor *tensor, size_t *bits,
+                            dlm_error *err) {
+    const char *name = json_string_value(value);
+    if (name == NULL) return dlm__fail(err, DLM_FORMAT, "%s: tensor %s has no dtype", path, tensor->name);
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(name, types[i].name) != 0) continue;
+        tensor->type = types[i].type;
+        tensor->type_name = types[i].name;
+        *bits = types[i].bits;
+        return DLM_OK;
+    }
+    return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s has the unknown type %.40s", path, tensor->name,
+                     name);
+}
+
+/* One tensor's entry; data (n bytes) is what stands behind the header. */
+static dlm_status read_tensor(const char *path, const json_t *entry, const unsigned char *data, size_t n,
+                              dlm_st_tensor *tensor, dlm_error *err) {
+    size_t bits = 0, total, begin, end;
+    if (!json_is_object(entry)) {
+        return dlm__fail(err, DLM_FORMAT, "%s: the entry of tensor %s is not an object", path, tensor->name);
+    }
+    DLM_TRY(read_type(path, json_object_get(entry, "dtype"), tensor, &bits, err));
+    DLM_TRY(read_shape(path, json_object_get(entry, "shape"), tensor, err));
+    const json_t *offsets = json_object_get(entry, "data_offsets");
+    if (json_array_size(offsets) != 2 || !count_of(json_array_get(offsets, 0), &begin) ||
+        !count_of(json_array_get(offsets, 1), &end) || begin > end) {
+        return dlm__fail(err, DLM_FORMAT, "%s: tensor %s has no valid data_offsets", path, tensor->name);
+    }
+    if (end > n) {
+        return dlm__fail(err, DLM_FORMAT,
+                         "%s: tensor %s ends at byte %zu of the data, of which the file holds %zu", path,
+                         tensor->name, end, n);
+    }
+    if (!dlm__size_mul(tensor->count, bits, &total) || total % 8 != 0 || total / 8 != end - begin) {
+        return dlm__fail(err, DLM_FORMAT, "%s: tensor %s of %zu values of %s has %zu bytes", path,
+                         tensor->name, tensor->count, tensor->type_name, end - begin);
+    }
+    tensor->bytes = end - begin;
+    tensor->data = data + begin;
+    return DLM_OK;
+}
+
+/* Empty tensors before the one that begins at the same byte. */
+static int compare_offsets(const void *a, const void *b) {
+    const dlm_st_tensor *x = a, *y = b;
+    const unsigned char *p = x->data, *q = y->data;
+    if (p != q) return p < q ? -1 : 1;
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes);
+}
+
+static int compare_names(const void *a, const void *b) {
+    const index_entry *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+static dlm_status check_metadata(const char *path, json_t *metadata, dlm_error *err) {
+    if (metadata == NULL || json_is_null(metadata)) return DLM_OK;
+    if (!json_is_object(metadata)) {
+        return dlm__fail(err, DLM_FORMAT, "%s: __metadata__ is not an object", path);
+    }
+    const char *key;
+    json_t *value;
+    json_object_foreach(metadata, key, value) {
+        if (!json_is_string(value)) {
+            return dlm__fail(err, DLM_FORMAT, "%s: __metadata__ %s is not a string", path, key);
+        }
+    }
+    return DLM_OK;
+}
+
+/* Fills file's tensors from its header; data (n bytes) must be covered by them without gap or overlap. */
+static dlm_status read_tensors(dlm_safetensors *file, const unsigned char *data, size_t n, dlm_error *err) {
+    size_t size = json_object_size(file->header);
+    file->tensors = dlm__calloc(size, sizeof *file->tensors);
+    file->by_name = dlm__calloc(size, sizeof *file->by_name);
+    if (file->tensors == NULL || file->by_name == NULL) return dlm__fail_memory(err, file->path, size);
+    const char *key;
+    json_t *entry;
+    json_object_foreach(file->header, key, entry) {
+        if (strcmp(key, "__metadata__") == 0) {
+            DLM_TRY(check_metadata(file->path, entry, err));
+            continue;
+        }
+        dlm_st_tensor *tensor = &file->tensors[file->n];
+        tensor->name = key;
+        DLM_TRY(read_tensor(file->path, entry, data, n, tensor, err));
+        file->n++;
+    }
+    qsort(file->tensors, file->n, sizeof *file->tensors, compare_offsets);
+    const unsigned char *next = data;
+    for (size_t i = 0; i < file->n; i++) {
+        const dlm_st_tensor *tensor = &file->tensors[i];
+        if ((const unsigned char *)tensor->data != next) {
+            return dlm__fail(err, DLM_FORMAT, "%s: tensor %s begins at byte %td of the data, not at %td",
+                             file->path, tensor->name, (const unsigned char *)tensor->data - data,
+                             next - data);
+        }
+        next += tensor->bytes;
+        file->by_name[i] = (index_entry){tensor->name, tensor};
+    }
+    if (next != data + n) {
+        return dlm__fail(err, DLM_FORMAT, "%s: the tensors fill %td bytes of the %zu behind the header",
+                         file->path, next - data, n);
+    }
+    qsort(file->by_name, file->n, sizeof *file->by_name, compare_names);
+    return DLM_OK;
+}
+
+static dlm_status read_header(dlm_safetensors *file, const unsigned char *bytes, size_t n, dlm_error *err) {
+    uint64_t length;
+    if (n < PREFIX) {
+        return dlm__fail(err, DLM_FORMAT, "%s: no safetensors file, it has %zu bytes", file->path, n);
+    }
+    memcpy(&length, bytes, PREFIX);
+    if (length > HEADER_LIMIT) {
+        return dlm__fail(err, DLM_FORMAT,
+                         "%s: no safetensors file, its header would have %llu bytes (at most %zu)",
+                         file->path, (unsigned long long)length, HEADER_LIMIT);
+    }
+    if (length > n - PREFIX) {
+        return dlm__fail(err, DLM_FORMAT, "%s: cut off, its header has %llu bytes and the file %zu",
+                         file->path, (unsigned long long)length, n);
+    }
+    const char *text = (const char *)bytes + PREFIX;
+    DLM_TRY(dlm__json_parse(file->path, text, (size_t)length, &file->header, err));
+    if (!json_is_object(file->header)) {
+        return dlm__fail(err, DLM_FORMAT, "%s: its header is not a JSON object", file->path);
+    }
+    return read_tensors(file, bytes + PREFIX + length, n - PREFIX - (size_t)length, err);
+}
+
+/* ---- files
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+/* Over n bytes that are map's, which on success belongs to file, or the caller's, when map holds nothing. */
+static dlm_status create(const char *name, const void *bytes, size_t n, dlm_map map, dlm_safetensors **file,
+                         dlm_error *err) {
+    dlm_safetensors *made = dlm__calloc(1, sizeof *made);
+    char *path = dlm__copy_bytes(name, strlen(name));
+    *file = NULL;
+    if (made == NULL || path == NULL) {
+        free(made);
+        free(path);
+        return dlm__fail_memory(err, name, sizeof *made);
+    }
+    made->path = path;
+    dlm_status status = read_header(made, bytes, n, err);
+    if (status != DLM_OK) {
+        dlm__safetensors_close(made);
+        return status;
+    }
+    made->map = map;
+    *file = made;
+    return DLM_OK;
+}
+
+dlm_status dlm__safetensors_parse(const char *name, const void *bytes, size_t n, dlm_safetensors **file,
+                                  dlm_error *err) {
+    return create(name, bytes, n, (dlm_map){0}, file, err);
+}
+
+dlm_status dlm__safetensors_open(const char *path, dlm_safetensors **file, dlm_error *err) {
+    dlm_map map;
+    *file = NULL;
+    DLM_TRY(dlm__map(path, &map, err));
+    dlm_status status = create(path, map.bytes, map.size, map, file, err);
+    if (status != DLM_OK) dlm__unmap(&map);
+    return status;
+}
+
+void dlm__safetensors_close(dlm_safetensors *file) {
+    if (file == NULL) return;
+    if (file->map.bytes != NULL) dlm__unmap(&file->map);
+    json_decref(file->header);
+    free(file->tensors);
+    free(file->by_name);
+    free(file->path);
+    free(file);
+}
+
+const char *dlm__safetensors_path(const dlm_safetensors *file) {
+    return file->path;
+}
+
+size_t dlm__safetensors_count(const dlm_safetensors *file) {
+    return file->n;
+}
+
+const dlm_st_tensor *dlm__safetensors_at(const dlm_safetensors *file, size_t i) {
+    return &file->tensors[i];
+}
+
+const dlm_st_tensor *dlm__safetensors_find(const dlm_safetensors *file, const char *name) {
+    size_t low = 0, high = file->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(name, file->by_name[middle].name);
+        if (order == 0) return file->by_name[middle].tensor;
+        if (order < 0) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return NULL;
+}
+
+const char *dlm__safetensors_metadata(const dlm_safetensors *file, const char *key) {
+    return json_string_value(json_object_get(json_object_get(file->header, "__metadata__"), key));
+}
+
+/* ---- values
+ * -----------------------------------------------------------------------------------------------------------
+ */
+
+static float float_of_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* IEEE half precision, exactly: subnormals are multiples of 2^-24. */
+static float float_of_half(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+    if (exponent == 0) return copysignf((float)fraction * 0x1p-24F, float_of_bits(sign | 0x3f800000));
+    if (exponent == 31) return float_of_bits(sign | 0x7f800000 | fraction << 13);
+    return float_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_tensor *tensor, float *values,
+                                   dlm_error *err) {
+    const unsigned char *data = tensor->data;
+    uint16_t half;
+    double wide;
+    switch (tensor->type) {
+    case DLM_ST_F32:
+        if (tensor->bytes > 0) memcpy(values, data, tensor->bytes);
+        return DLM_OK;
+    case DLM_ST_BF16:
+        for (size_t i = 0; i < tensor->count; i++) {
+            memcpy(&half, data + i * sizeof half, sizeof half);
+            values[i] = float_of_bits((uint32_t)half << 16);
+        }
+        return DLM_OK;
+    case DLM_ST_F16:
+        for (size_t i = 0; i < tensor->count; i++) {
+            memcpy(&half, data + i * sizeof half, sizeof half);
+            values[i] = float_of_half(half);
+        }
+        return DLM_OK;
+    case DLM_ST_F64:
+        for (size_t i = 0; i < tensor->count; i++) {
+            memcpy(&wide, data + i * sizeof wide, sizeof wide);
+            values[i] = (float)wide;
+        }
+        return DLM_OK;
+    default:
+        return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values",
+                         file->path, tensor->name, tensor->type_name);
+    }
+}
+
+dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tensor *tensor, int32_t *values,
+                                 dlm_error *err) {
+    const unsigned char *data = tensor->data;
+    if (tensor->type == DLM_ST_I32) {
+        if (tensor->bytes > 0) memcpy(values, data, tensor->bytes);
+        return DLM_OK;
+    }
+    if (tensor->type != DLM_ST_I64) {
+        return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not I32 or I64", file->path,
+                         tensor->name, tensor->type_name);
+    }
+    for (size_t i = 0; i < tensor->count; i++) {
+        int64_t wide;
+        memcpy(&wide, data + i * sizeof wide, sizeof wide);
+        if (wide < INT32_MIN || wide > INT32_MAX) {
+            return dlm__fail(err, DLM_FORMAT, "%s: value %zu of tensor %s is %lld", file->path, i,
+                             tensor->name, (long long)wide);
+        }
+        values[i] = (int32_t)wide;
+    }
+    return DLM_OK;
+}
