@@ -1,5 +1,5 @@
-/* The byte-level alphabet and words: see byte_level.h. The pattern is matched by hand: its alternatives are told apart by
- * the class of the first character, or of the second behind a space. */
+/* The byte-level alphabet and words: see byte_level.h. The pattern is matched by hand: its alternatives are
+ * told apart by the class of the first character, or of the second behind a space. */
 #include "text/byte_level.h"
 #include "text/unicode_table.h"
 #include "text/utf8.h"
@@ -34,10 +34,14 @@ int dlm__character_byte(uint32_t c) {
 #define N DLM_CLASS_NUMBER
 #define S DLM_CLASS_SPACE
 static const uint8_t ascii_class[128] = {
-    O, O, O, O, O, O, O, O, O, S, S, S, S, S, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, /* controls */
-    S, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, N, N, N, N, N, N, N, N, N, N, O, O, O, O, O, O, /* space to ? */
-    O, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, O, O, O, O, O, /* @ to _ */
-    O, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L, O, O, O, O, O, /* ` to delete */
+    O, O, O, O, O, O, O, O, O, S, S, S, S, S, O, O,
+    O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O, /* controls */
+    S, O, O, O, O, O, O, O, O, O, O, O, O, O, O, O,
+    N, N, N, N, N, N, N, N, N, N, O, O, O, O, O, O, /* space to ? */
+    O, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L,
+    L, L, L, L, L, L, L, L, L, L, L, O, O, O, O, O, /* @ to _ */
+    O, L, L, L, L, L, L, L, L, L, L, L, L, L, L, L,
+    L, L, L, L, L, L, L, L, L, L, L, O, O, O, O, O, /* ` to delete */
 };
 #undef O
 #undef L
@@ -68,7 +72,8 @@ static inline size_t run_end(const char *text, size_t n, size_t at, unsigned cla
 /* Bytes of 's 't 'm 'd 're 've 'll at the apostrophe text[0], or 0. */
 static size_t contraction(const char *text, size_t n) {
     if (n >= 2 && (text[1] == 's' || text[1] == 't' || text[1] == 'm' || text[1] == 'd')) return 2;
-    if (n >= 3 && (memcmp(text + 1, "re", 2) == 0 || memcmp(text + 1, "ve", 2) == 0 || memcmp(text + 1, "ll", 2) == 0)) {
+    if (n >= 3 && (memcmp(text + 1, "re", 2) == 0 || memcmp(text + 1, "ve", 2) == 0 ||
+                   memcmp(text + 1, "ll", 2) == 0)) {
         return 3;
     }
     return 0;
@@ -83,7 +88,8 @@ size_t dlm__word_end(const char *text, size_t n, size_t at) {
     size_t start = at + (text[at] == ' ' && at + 1 < n);
     unsigned class = class_at(text + start, &length);
     if (class != DLM_CLASS_SPACE) return run_end(text, n, start, class, &last);
-    /* \s+(?!\S) leaves the last white space of a run to the word behind it; \s+ takes it where it is alone. */
+    /* \s+(?!\S) leaves the last white space of a run to the word behind it; \s+ takes it where it is alone.
+     */
     size_t end = run_end(text, n, at, DLM_CLASS_SPACE, &last);
     return end == n || last == at ? end : last;
 }

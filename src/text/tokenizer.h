@@ -1,19 +1,21 @@
 /* The tokenizer inside the library: its data, and the encoder that threads use.
  *
- * A tokenizer is constant after it is made. Encoding wants scratch memory and gains much from remembering words, so that
- * state has an object of its own: an encoder, which one thread uses at a time, any number of them beside each other.
+ * A tokenizer is constant after it is made. Encoding wants scratch memory and gains much from remembering
+ * words, so that state has an object of its own: an encoder, which one thread uses at a time, any number of
+ * them beside each other.
  *
  *     dlm_encoder *encoder = dlm__encoder_create(tokenizer, expected_bytes);
  *     dlm_ids ids = {0};
- *     for each text: ids.n = 0; DLM_TRY(dlm__encoder_encode(encoder, text, bytes, false, &ids, err)); ... use ids.ids[0..n)
- *     free(ids.ids); dlm__encoder_free(encoder);
+ *     for each text: ids.n = 0; DLM_TRY(dlm__encoder_encode(encoder, text, bytes, false, &ids, err)); ... use
+ * ids.ids[0..n) free(ids.ids); dlm__encoder_free(encoder);
  */
 #ifndef DLM_TEXT_TOKENIZER_H
 #define DLM_TEXT_TOKENIZER_H
 
 #include "base/base.h"
 
-/* ---- what a tokenizer consists of (tokenizer.c) ---------------------------------------------------------------------- */
+/* ---- what a tokenizer consists of (tokenizer.c)
+ * ---------------------------------------------------------------------- */
 
 typedef struct dlm_token {
     size_t content, content_bytes; /* as tokenizer.json writes it: offset in strings, length */
@@ -34,10 +36,12 @@ typedef struct dlm_pair_slot {
 #define DLM_NO_RANK UINT32_MAX
 
 typedef struct dlm_added_token {
+    const char *content; /* in strings, set by finish */
+    size_t bytes;
     int32_t id;
-    bool single_word; /* does not match beside a word character */
+    bool single_word;             /* does not match beside a word character */
     bool left_strip, right_strip; /* takes the white space beside it */
-    bool normalized;  /* matched after those that are not, in what they leave */
+    bool normalized;              /* matched after those that are not, in what they leave */
 } dlm_added_token;
 
 /* The options of a ByteLevel part of tokenizer.json. */
@@ -52,10 +56,11 @@ struct dlm_tokenizer {
     size_t vocab_size, tokens_capacity;
     size_t model_size; /* ids below this are the model's; those from it on exist as added tokens only */
 
-    uint32_t *token_slots; /* content -> id + 1, open addressing; 0: empty */
+    uint32_t *token_slots;   /* content -> id + 1, open addressing; 0: empty */
     size_t token_slot_count; /* a power of two, as pair_slot_count */
 
-    dlm_merge *merges; /* (merge_count) by rank; a pair that a later one repeats is not reachable by its first rank */
+    dlm_merge *merges; /* (merge_count) by rank; a pair that a later one repeats is not reachable by its first
+                          rank */
     size_t merge_count;
     dlm_pair_slot *pair_slots;
     size_t pair_slot_count;
@@ -67,16 +72,17 @@ struct dlm_tokenizer {
     bool ignore_merges; /* a word that is a token is that token, whatever the merges say */
 
     dlm_added_token *added; /* (added_count) sorted by normalized, then content */
-    size_t added_count;
-    size_t exact_count; /* the first of them: those that are not normalized */
+    size_t added_count, added_capacity;
+    size_t exact_count;        /* the first of them: those that are not normalized */
+    bool added_starts[2][256]; /* [normalized]: the bytes that added tokens begin with */
 
     dlm_byte_level pre, decoder, post;
     bool has_post;
     uint64_t hash;
 };
 
-/* Making one, for the reader of tokenizer.json and the trainer: create, add tokens with ids 0, 1, ..., merges in order of
- * rank, added tokens, then finish. What fails leaves the tokenizer to dlm_tokenizer_free. */
+/* Making one, for the reader of tokenizer.json and the trainer: create, add tokens with ids 0, 1, ..., merges
+ * in order of rank, added tokens, then finish. What fails leaves the tokenizer to dlm_tokenizer_free. */
 
 dlm_status dlm__tokenizer_create(size_t merges, dlm_tokenizer **tokenizer, dlm_error *err);
 /* The next id gets this content; DLM_FORMAT when another token has it. */
@@ -84,7 +90,8 @@ dlm_status dlm__tokenizer_add(dlm_tokenizer *tokenizer, const char *content, siz
 /* At most as many as create was told. */
 void dlm__tokenizer_merge(dlm_tokenizer *tokenizer, int32_t left, int32_t right, int32_t result);
 /* Makes token.id, which exists, an added token. */
-dlm_status dlm__tokenizer_mark_added(dlm_tokenizer *tokenizer, const dlm_added_token *token, bool special, dlm_error *err);
+dlm_status dlm__tokenizer_mark_added(dlm_tokenizer *tokenizer, const dlm_added_token *token, bool special,
+                                     dlm_error *err);
 /* Builds the tables and the hash. */
 dlm_status dlm__tokenizer_finish(dlm_tokenizer *tokenizer, dlm_error *err);
 
@@ -107,7 +114,8 @@ static inline uint32_t dlm__pair_rank(const dlm_tokenizer *tokenizer, int32_t le
     }
 }
 
-/* ---- added tokens in text (added_tokens.c) --------------------------------------------------------------------------- */
+/* ---- added tokens in text (added_tokens.c)
+ * --------------------------------------------------------------------------- */
 
 /* Where an added token stands in a text: it takes text[start, stop). */
 typedef struct dlm_added_match {
@@ -116,15 +124,16 @@ typedef struct dlm_added_match {
     size_t resume; /* where the search for the next one begins */
 } dlm_added_match;
 
-/* The first match in text (n) at or after *resume among the added tokens that are normalized or those that are not;
- * false when there is none. `taken` is how far the text has been taken by earlier matches. */
-bool dlm__added_next(const dlm_tokenizer *tokenizer, bool normalized, const char *text, size_t n, size_t taken,
-                     size_t resume, dlm_added_match *match);
+/* The first match in text (n) at or after `resume` among the added tokens that are normalized or those that
+ * are not; false when there is none. `taken` is how far the text has been taken by earlier matches. */
+bool dlm__added_next(const dlm_tokenizer *tokenizer, bool normalized, const char *text, size_t n,
+                     size_t taken, size_t resume, dlm_added_match *match);
 
-/* Sorts the added tokens for the search. */
-void dlm__added_sort(dlm_tokenizer *tokenizer);
+/* Makes the added tokens ready for the search, when all tokens are there. */
+void dlm__added_prepare(dlm_tokenizer *tokenizer);
 
-/* ---- encoding (encode.c) --------------------------------------------------------------------------------------------- */
+/* ---- encoding (encode.c)
+ * --------------------------------------------------------------------------------------------- */
 
 /* Ids that grow; ids is free()d by whoever owns the struct. */
 typedef struct dlm_ids {
@@ -134,14 +143,15 @@ typedef struct dlm_ids {
 
 typedef struct dlm_encoder dlm_encoder;
 
-/* An encoder that is to see about `bytes` bytes of text (its cache of words is sized for that, up to a megabyte; SIZE_MAX
- * for the largest). The tokenizer must stay. NULL without memory. */
+/* An encoder that is to see about `bytes` bytes of text (its cache of words is sized for that, up to a
+ * megabyte; SIZE_MAX for the largest). The tokenizer must stay. NULL without memory. */
 dlm_encoder *dlm__encoder_create(const dlm_tokenizer *tokenizer, size_t bytes);
 void dlm__encoder_free(dlm_encoder *encoder);
 
-/* Appends the ids of one text, which must be UTF-8 (DLM_FORMAT with the byte offset if not) and shorter than 4 GiB.
- * added_tokens: cut added tokens out first; else they are plain text. After an error the ids appended are undefined. */
-dlm_status dlm__encoder_encode(dlm_encoder *encoder, const char *text, size_t bytes, bool added_tokens, dlm_ids *ids,
-                               dlm_error *err);
+/* Appends the ids of one text, which must be UTF-8 (DLM_FORMAT with the byte offset if not) and shorter than
+ * 4 GiB. added_tokens: cut added tokens out first; else they are plain text. After an error the ids appended
+ * are undefined. */
+dlm_status dlm__encoder_encode(dlm_encoder *encoder, const char *text, size_t bytes, bool added_tokens,
+                               dlm_ids *ids, dlm_error *err);
 
 #endif

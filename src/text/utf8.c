@@ -83,7 +83,9 @@ size_t dlm__utf8_write(uint32_t c, char *out) {
 static bool append(const char *bytes, size_t n, char **buffer, size_t *used, size_t *capacity) {
     size_t need;
     if (n == 0) return true;
-    if (!dlm__size_add(*used, n, &need) || !dlm__grow((void **)buffer, capacity, need, 1)) return false;
+    char *grown = dlm__size_add(*used, n, &need) ? dlm__grow(*buffer, capacity, need, 1) : NULL;
+    if (grown == NULL) return false;
+    *buffer = grown;
     memcpy(*buffer + *used, bytes, n);
     *used = need;
     return true;

@@ -1,8 +1,8 @@
 /* UTF-8: checking, reading one character, and replacing what is invalid.
  *
- * Well-formed is what Unicode says: no overlong forms, no surrogates, nothing above U+10FFFF. The replacement of invalid
- * bytes is that of Unicode 3.9 ("maximal subparts"), WHATWG, Rust and Python: one U+FFFD for each longest beginning of a
- * character, else for each byte. */
+ * Well-formed is what Unicode says: no overlong forms, no surrogates, nothing above U+10FFFF. The replacement
+ * of invalid bytes is that of Unicode 3.9 ("maximal subparts"), WHATWG, Rust and Python: one U+FFFD for each
+ * longest beginning of a character, else for each byte. */
 #ifndef DLM_TEXT_UTF8_H
 #define DLM_TEXT_UTF8_H
 
@@ -12,8 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes of the character that `text` (n > 0 bytes) begins with, and in *valid whether it is well-formed; when it is not,
- * the length of the invalid part. */
+/* Bytes of the character that `text` (n > 0 bytes) begins with, and in *valid whether it is well-formed; when
+ * it is not, the length of the invalid part. */
 size_t dlm__utf8_length(const char *text, size_t n, bool *valid);
 
 /* The offset of the first invalid byte; n when all are valid. */
@@ -35,7 +35,8 @@ static inline uint32_t dlm__utf8_read(const char *text, size_t *length) {
         return (uint32_t)(s[0] & 0x0f) << 12 | (uint32_t)(s[1] & 0x3f) << 6 | (s[2] & 0x3f);
     }
     *length = 4;
-    return (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 | (s[3] & 0x3f);
+    return (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 |
+           (s[3] & 0x3f);
 }
 
 /* The code point that ends before text + at (at > 0) in checked text. */
