@@ -96,9 +96,10 @@ typedef enum dlm_rng_purpose { /* keeps streams with equal coordinates apart; ap
                                                     batch */
                                DLM_RNG_STRATA,   /* which stratum each sequence gets: a = step */
                                DLM_RNG_EVALUATE, /* masks of an evaluation: a = window, b = draw */
-                               DLM_RNG_SAMPLE,   /* sampler: a = index of the sample */
+                               DLM_RNG_SAMPLE,   /* sampler: a = index of the sample, b = step */
                                DLM_RNG_LENGTH,   /* lengths of samples: a = index of the sample */
-                               DLM_RNG_TEST
+                               DLM_RNG_TEST,     /* tests */
+                               DLM_RNG_REFINE,   /* refinement: a = index of the sample, b = pass */
 } dlm_rng_purpose;
 
 typedef struct dlm_rng {

@@ -27,7 +27,9 @@ size_t dlm__reveal_count(dlm_reveal reveal, size_t L, size_t steps, size_t i, si
 void dlm__mask_exactly(dlm_rng *rng, size_t n, size_t k, uint8_t *masked, uint32_t *order);
 /* Marks each of n positions with probability sigma; returns how many. */
 size_t dlm__mask_independently(dlm_rng *rng, size_t n, double sigma, uint8_t *masked);
-/* k uniform on 1 .. n from stratum `stratum` of `strata`: 1 + floor(n (stratum + u)/strata). */
+/* 1 + floor(n share), at most n: a count uniform on 1 .. n when share is uniform on [0, 1). */
+size_t dlm__count_at(size_t n, double share);
+/* k uniform on 1 .. n from stratum `stratum` of `strata`: dlm__count_at(n, (stratum + u)/strata). */
 size_t dlm__stratified_count(dlm_rng *rng, size_t n, size_t stratum, size_t strata);
 
 #endif
