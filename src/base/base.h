@@ -173,6 +173,11 @@ dlm_status dlm__write_file(const char *path, const void *bytes, size_t n, dlm_er
  * left is cleared by the next begin. On failure the caller removes it with dlm__remove_tree. */
 dlm_status dlm__folder_begin(const char *path, char **working, dlm_error *err);
 dlm_status dlm__folder_end(const char *working, const char *path, dlm_error *err);
+/* The same where there may be a folder `path`, which stays as it is until replace puts the new one in its
+ * place, in one step where the file system can, and removes it. (Where it cannot and the program is killed
+ * between two steps, the old one is left as path.partial.old.) */
+dlm_status dlm__folder_begin_again(const char *path, char **working, dlm_error *err);
+dlm_status dlm__folder_replace(const char *working, const char *path, dlm_error *err);
 
 /* ---- hashes (hash.c) ---------------------------------------------------------------------------------- */
 

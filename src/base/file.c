@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { WALK_DESCRIPTORS = 16 };
@@ -162,12 +163,9 @@ char *dlm__partial_name(const char *path) {
     return name;
 }
 
-dlm_status dlm__folder_begin(const char *path, char **working, dlm_error *err) {
-    *working = NULL;
-    struct stat about;
-    if (lstat(path, &about) == 0)
-        return dlm__fail(err, DLM_EXISTS, "%s exists, and is not overwritten", path);
+dlm_status dlm__folder_begin_again(const char *path, char **working, dlm_error *err) {
     char *name = dlm__partial_name(path);
+    *working = NULL;
     if (name == NULL) return dlm__fail_memory(err, path, strlen(path));
     dlm_status status = dlm__remove_tree(name, err);
     if (status == DLM_OK) status = dlm__make_dirs(name, err);
@@ -178,13 +176,64 @@ dlm_status dlm__folder_begin(const char *path, char **working, dlm_error *err) {
     return status;
 }
 
+dlm_status dlm__folder_begin(const char *path, char **working, dlm_error *err) {
+    struct stat about;
+    *working = NULL;
+    if (lstat(path, &about) == 0)
+        return dlm__fail(err, DLM_EXISTS, "%s exists, and is not overwritten", path);
+    return dlm__folder_begin_again(path, working, err);
+}
+
+static dlm_status sync_folder(const char *working, dlm_error *err) {
+    if (nftw(working, sync_one, WALK_DESCRIPTORS, FTW_DEPTH | FTW_PHYS) == 0) return DLM_OK;
+    return dlm__fail_errno(err, errno, "syncing %s", working);
+}
+
 dlm_status dlm__folder_end(const char *working, const char *path, dlm_error *err) {
-    if (nftw(working, sync_one, WALK_DESCRIPTORS, FTW_DEPTH | FTW_PHYS) != 0)
-        return dlm__fail_errno(err, errno, "syncing %s", working);
+    DLM_TRY(sync_folder(working, err));
     /* rename would replace an empty folder without a word. */
     struct stat about;
     if (lstat(path, &about) == 0)
         return dlm__fail(err, DLM_EXISTS, "%s exists, and is not overwritten", path);
     if (rename(working, path) != 0) return dlm__fail_errno(err, errno, "renaming %s to %s", working, path);
     return dlm__sync_parent(path, err);
+}
+
+/* Exchanges two names in one step; false where the system or the file system cannot. */
+static bool exchange(const char *a, const char *b) {
+#ifdef SYS_renameat2
+    const unsigned rename_exchange = 2; /* RENAME_EXCHANGE; the C library names it for _GNU_SOURCE only */
+    return syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, rename_exchange) == 0;
+#else
+    (void)a, (void)b;
+    return false;
+#endif
+}
+
+/* What `exchange` does, in three steps over a third name. */
+static bool exchange_slowly(const char *working, const char *path, const char *aside) {
+    if (rename(path, aside) != 0) return false;
+    if (rename(working, path) == 0) return rename(aside, working) == 0;
+    int code = errno;
+    (void)rename(aside, path);
+    errno = code;
+    return false;
+}
+
+dlm_status dlm__folder_replace(const char *working, const char *path, dlm_error *err) {
+    struct stat about;
+    if (lstat(path, &about) != 0) return dlm__folder_end(working, path, err);
+    DLM_TRY(sync_folder(working, err));
+    if (!exchange(working, path)) {
+        size_t n = strlen(working) + sizeof ".old";
+        char *aside = malloc(n);
+        if (aside == NULL) return dlm__fail_memory(err, path, n);
+        (void)snprintf(aside, n, "%s.old", working);
+        bool done = exchange_slowly(working, path, aside);
+        int code = errno;
+        free(aside);
+        if (!done) return dlm__fail_errno(err, code, "renaming %s to %s", working, path);
+    }
+    DLM_TRY(dlm__sync_parent(path, err));
+    return dlm__remove_tree(working, err);
 }
