@@ -25,6 +25,13 @@ endif
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules
 
+# V=1 shows the commands.
+V ?= 0
+ifeq ($(V),0)
+QUIET := @
+say = @echo '  $(1)  $@'
+endif
+
 VERSION := $(shell sed -n 's/^.define DLM_VERSION "\(.*\)"/\1/p' include/diffusionlm.h)
 SOVERSION := 0
 OUT := build/$(notdir $(firstword $(CC)))-$(BACKEND)-$(MODE)
@@ -107,38 +114,45 @@ $(OBJECTS): $(FLAGS_FILE) | deps
 
 $(OUT)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+	$(call say,CC )
+	$(QUIET)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
 $(OUT)/tests/%.o: CFLAGS_ALL += -Itests -DDLM_TEST_GOLDEN='"$(abspath build/golden)"'
 
 define isa_rule
 $(OUT)/%.$(1).o: %.c
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS_ALL) $$(ISA_FLAGS_$(1)) -DDLM_ISA=$(1) -MMD -MP -c $$< -o $$@
+	$$(call say,CC )
+	$$(QUIET)$$(CC) $$(CFLAGS_ALL) $$(ISA_FLAGS_$(1)) -DDLM_ISA=$(1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
 $(STATIC): $(LIB_OBJECTS)
 	@rm -f $@
-	@echo $(AR) rcs $@
-	@$(AR) rcs $@ $^
+	$(call say,AR )
+	$(QUIET)$(AR) rcs $@ $^
 
 $(DYNAMIC): $(LIB_OBJECTS)
-	$(CC) -shared -Wl,-soname,$(SONAME) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+	$(call say,LD )
+	$(QUIET)$(CC) -shared -Wl,-soname,$(SONAME) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
 	@ln -sfn $(@F) $(OUT)/$(SONAME)
 	@ln -sfn $(SONAME) $(OUT)/libdiffusionlm.so
 
 $(OUT)/diffusionlm: $(CLI_OBJECTS) $(STATIC)
-	$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+	$(call say,LD )
+	$(QUIET)$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
 
 $(UNIT_TESTS): %: %.o $(HARNESS) $(STATIC)
-	$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+	$(call say,LD )
+	$(QUIET)$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
 
 $(REPLAYS): %-replay: %.o $(REPLAY) $(STATIC)
-	$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+	$(call say,LD )
+	$(QUIET)$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
 
 $(FUZZERS): %-fuzz: %.o $(STATIC)
-	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+	$(call say,LD )
+	$(QUIET)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 
 -include $(OBJECTS:.o=.d)
 

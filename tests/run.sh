@@ -3,7 +3,7 @@
 # lines that start with "isa:" or "note:", and ends with the sum. A program that crashes, hangs or says nothing counts
 # as one failed test.
 set -u
-limit=${TEST_SECONDS:-900}
+limit=${TEST_SECONDS:-600}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export ASAN_OPTIONS="${ASAN_OPTIONS:-allocator_may_return_null=1:detect_leaks=1}"

@@ -9,7 +9,11 @@ if ! cmp -s "$wanted" "$venv/requirements.txt"; then
         echo 'python3 -m venv failed: in Debian it is the package python3-venv' >&2
         exit 1
     }
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+    echo "installing $(tr '\n' ' ' < $wanted)to $venv"
+    "$venv/bin/pip" install --disable-pip-version-check -r "$wanted" > build/pip.log 2>&1 || {
+        tail -n 5 build/pip.log >&2
+        exit 1
+    }
     cp "$wanted" "$venv/requirements.txt"
 fi
 status=0
