@@ -13,16 +13,10 @@ static size_t power_of_two_above(size_t n) {
     return power;
 }
 
-dlm_status dlm__tokenizer_create(size_t merges, dlm_tokenizer **tokenizer, dlm_error *err) {
-    dlm_tokenizer *t = dlm__calloc(1, sizeof *t);
-    *tokenizer = t;
-    if (t == NULL) return dlm__fail_memory(err, "the tokenizer", sizeof *t);
-    t->unk_id = -1;
-    if (merges >= SIZE_MAX / 4 || merges >= DLM_NO_RANK) {
-        return dlm__fail(err, DLM_UNSUPPORTED, "%zu merges are too many", merges);
-    }
-    t->merges = dlm__calloc(merges + 1, sizeof *t->merges);
-    if (t->merges == NULL) return dlm__fail_memory(err, "the merges", merges * sizeof *t->merges);
+dlm_status dlm__tokenizer_create(dlm_tokenizer **tokenizer, dlm_error *err) {
+    *tokenizer = dlm__calloc(1, sizeof **tokenizer);
+    if (*tokenizer == NULL) return dlm__fail_memory(err, "the tokenizer", sizeof **tokenizer);
+    (*tokenizer)->unk_id = -1;
     return DLM_OK;
 }
 
@@ -144,28 +138,48 @@ dlm_status dlm__tokenizer_mark_added(dlm_tokenizer *tokenizer, const dlm_added_t
     return DLM_OK;
 }
 
-void dlm__tokenizer_merge(dlm_tokenizer *tokenizer, int32_t left, int32_t right, int32_t result) {
-    tokenizer->merges[tokenizer->merge_count++] = (dlm_merge){left, right, result};
+dlm_status dlm__tokenizer_merge(dlm_tokenizer *tokenizer, dlm_merge merge, dlm_error *err) {
+    dlm_tokenizer *t = tokenizer;
+    if (t->merge_count >= DLM_NO_RANK)
+        return dlm__fail(err, DLM_UNSUPPORTED, "more than %u merges", DLM_NO_RANK);
+    dlm_merge *merges = dlm__grow(t->merges, &t->merges_capacity, t->merge_count + 1, sizeof *merges);
+    if (merges == NULL) return dlm__fail_memory(err, "the merges", t->merge_count * sizeof *merges);
+    t->merges = merges;
+    merges[t->merge_count++] = merge;
+    return DLM_OK;
 }
 
 /* ---- tables and hash
  * ------------------------------------------------------------------------------------------------- */
 
+/* The slot of a pair, or the empty one where it would go. */
+static dlm_pair_slot *find_pair(const dlm_tokenizer *t, const dlm_merge *merge) {
+    size_t mask = t->pair_slot_count - 1, at = dlm__pair_hash(merge->left, merge->right) & mask;
+    while (t->pair_slots[at].rank != DLM_NO_RANK &&
+           (t->pair_slots[at].left != merge->left || t->pair_slots[at].right != merge->right)) {
+        at = (at + 1) & mask;
+    }
+    return &t->pair_slots[at];
+}
+
+/* Builds the table of pairs, and takes out the merges of pairs that come again. */
 static dlm_status build_pairs(dlm_tokenizer *t, dlm_error *err) {
-    size_t count = power_of_two_above(t->merge_count * 2), mask = count - 1;
+    size_t count = power_of_two_above(t->merge_count * 2), kept = 0;
     t->pair_slots = dlm__calloc(count, sizeof *t->pair_slots);
     if (t->pair_slots == NULL) return dlm__fail_memory(err, "the merges", count * sizeof *t->pair_slots);
     t->pair_slot_count = count;
     for (size_t i = 0; i < count; i++) t->pair_slots[i].rank = DLM_NO_RANK;
-    for (size_t rank = 0; rank < t->merge_count; rank++) {
-        const dlm_merge *merge = &t->merges[rank];
-        size_t at = dlm__pair_hash(merge->left, merge->right) & mask;
-        while (t->pair_slots[at].rank != DLM_NO_RANK &&
-               (t->pair_slots[at].left != merge->left || t->pair_slots[at].right != merge->right)) {
-            at = (at + 1) & mask;
-        }
-        t->pair_slots[at] = (dlm_pair_slot){merge->left, merge->right, (uint32_t)rank};
+    for (size_t i = 0; i < t->merge_count; i++) {
+        const dlm_merge *merge = &t->merges[i];
+        *find_pair(t, merge) = (dlm_pair_slot){merge->left, merge->right, (uint32_t)i};
     }
+    for (size_t i = 0; i < t->merge_count; i++) {
+        dlm_pair_slot *slot = find_pair(t, &t->merges[i]);
+        if (slot->rank != i) continue;
+        slot->rank = (uint32_t)kept;
+        t->merges[kept++] = t->merges[i];
+    }
+    t->merge_count = kept;
     return DLM_OK;
 }
 

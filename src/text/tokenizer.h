@@ -59,9 +59,8 @@ struct dlm_tokenizer {
     uint32_t *token_slots;   /* content -> id + 1, open addressing; 0: empty */
     size_t token_slot_count; /* a power of two, as pair_slot_count */
 
-    dlm_merge *merges; /* (merge_count) by rank; a pair that a later one repeats is not reachable by its first
-                          rank */
-    size_t merge_count;
+    dlm_merge *merges; /* (merge_count) by rank */
+    size_t merge_count, merges_capacity;
     dlm_pair_slot *pair_slots;
     size_t pair_slot_count;
 
@@ -81,14 +80,15 @@ struct dlm_tokenizer {
     uint64_t hash;
 };
 
-/* Making one, for the reader of tokenizer.json and the trainer: create, add tokens with ids 0, 1, ..., merges
- * in order of rank, added tokens, then finish. What fails leaves the tokenizer to dlm_tokenizer_free. */
+/* Making one, for the reader of tokenizer.json and the trainer: create, add the model's tokens with ids 0, 1,
+ * ..., then merges in order of rank and added tokens, then finish. What fails leaves the tokenizer to
+ * dlm_tokenizer_free. */
 
-dlm_status dlm__tokenizer_create(size_t merges, dlm_tokenizer **tokenizer, dlm_error *err);
+dlm_status dlm__tokenizer_create(dlm_tokenizer **tokenizer, dlm_error *err);
 /* The next id gets this content; DLM_FORMAT when another token has it. */
 dlm_status dlm__tokenizer_add(dlm_tokenizer *tokenizer, const char *content, size_t bytes, dlm_error *err);
-/* At most as many as create was told. */
-void dlm__tokenizer_merge(dlm_tokenizer *tokenizer, int32_t left, int32_t right, int32_t result);
+/* The next rank; when the same pair comes again, only the last counts. */
+dlm_status dlm__tokenizer_merge(dlm_tokenizer *tokenizer, dlm_merge merge, dlm_error *err);
 /* Makes token.id, which exists, an added token. */
 dlm_status dlm__tokenizer_mark_added(dlm_tokenizer *tokenizer, const dlm_added_token *token, bool special,
                                      dlm_error *err);

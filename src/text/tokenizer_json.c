@@ -163,8 +163,7 @@ static dlm_status read_merge(const reader *r, const json_t *merge, size_t i, cha
     memcpy(both + bytes[0], parts[1], bytes[1]);
     ids[2] = dlm__tokenizer_find(r->tokenizer, both, total);
     if (ids[2] < 0) return unknown_token(r, i, both, total);
-    dlm__tokenizer_merge(r->tokenizer, ids[0], ids[1], ids[2]);
-    return DLM_OK;
+    return dlm__tokenizer_merge(r->tokenizer, (dlm_merge){ids[0], ids[1], ids[2]}, r->err);
 }
 
 static dlm_status read_merges(const reader *r, const json_t *merges) {
@@ -298,7 +297,7 @@ static dlm_status read_root(const char *name, const json_t *root, dlm_tokenizer 
     if (!json_is_object(vocab) || json_object_size(vocab) == 0 || !json_is_array(merges)) {
         return dlm__fail(err, DLM_FORMAT, "%s: there is no BPE model with \"vocab\" and \"merges\"", name);
     }
-    DLM_TRY(dlm__tokenizer_create(json_array_size(merges), tokenizer, err));
+    DLM_TRY(dlm__tokenizer_create(tokenizer, err));
     const reader r = {name, *tokenizer, err};
     DLM_TRY(read_frame(&r, root));
     DLM_TRY(read_model(&r, model, vocab, merges));
@@ -393,12 +392,10 @@ static json_t *vocab_json(const dlm_tokenizer *t) {
     return vocab;
 }
 
-/* A merge that a later one of the same pair replaces is left out. */
 static json_t *merges_json(const dlm_tokenizer *t) {
     json_t *merges = json_array();
     for (size_t i = 0; i < t->merge_count; i++) {
         const dlm_merge *merge = &t->merges[i];
-        if (dlm__pair_rank(t, merge->left, merge->right) != i) continue;
         json_t *pair = json_pack("[o, o]", content_json(t, merge->left), content_json(t, merge->right));
         if (json_array_append_new(merges, pair) != 0) {
             json_decref(merges);

@@ -1,0 +1,166 @@
+/* Training tokenizers, against the files that the Hugging Face trainer made of the same texts. */
+#include "check.h"
+
+#include "base/base.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STORIES "corpus/tinystories-train.txt.zst"
+
+/* Trains on one file and saves; the tokenizer.json written, NULL when that failed. */
+static char *train(const char *path, dlm_text_format format, size_t vocab_size, uint64_t min_frequency) {
+    dlm_error err;
+    dlm_text_options text = dlm_text_defaults();
+    dlm_bpe_options options = dlm_bpe_defaults();
+    dlm_documents *documents;
+    dlm_tokenizer *tokenizer = NULL;
+    size_t bytes;
+    text.format = format;
+    options.vocab_size = vocab_size;
+    options.min_frequency = min_frequency;
+    if (!CHECK_OK(dlm_documents_open(&path, 1, &text, &documents, &err), &err)) return NULL;
+    bool trained = CHECK_OK(dlm_tokenizer_train(documents, &options, &tokenizer, &err), &err);
+    dlm_documents_close(documents);
+    if (!trained) return NULL;
+    const char *dir = path_in(temporary_dir(), "trained");
+    bool saved = CHECK_OK(dlm_tokenizer_save(tokenizer, dir, &err), &err);
+    dlm_tokenizer_free(tokenizer);
+    return saved ? read_text(path_in(dir, "tokenizer.json"), &bytes) : NULL;
+}
+
+static void check_against(const char *name, char *got) {
+    char path[100];
+    size_t bytes;
+    snprintf(path, sizeof path, "tokenizer/%s/tokenizer.json", name);
+    check_context("%s", name);
+    char *want = read_text(golden_path(path), &bytes);
+    if (!CHECK(got != NULL && want != NULL)) return;
+    size_t same = 0;
+    while (got[same] != '\0' && got[same] == want[same]) same++;
+    CHECK_STR_EQ(got + same, want + same);
+}
+
+/* The first n stories in a file of their own. */
+static const char *first_stories(size_t n) {
+    dlm_error err;
+    const char *path = STORIES, *text;
+    dlm_text_options options = dlm_text_defaults();
+    dlm_documents *documents;
+    size_t bytes;
+    const char *out = path_in(temporary_dir(), "stories.txt");
+    FILE *file = fopen(out, "w");
+    if (!CHECK_OK(dlm_documents_open(&path, 1, &options, &documents, &err), &err) || file == NULL)
+        return NULL;
+    for (size_t i = 0;
+         i < n && CHECK_OK(dlm_documents_next(documents, &text, &bytes, &err), &err) && text != NULL; i++) {
+        fwrite(text, 1, bytes, file);
+        fputs("\n<|endoftext|>\n", file);
+    }
+    dlm_documents_close(documents);
+    fclose(file);
+    return out;
+}
+
+TEST(first_stories) {
+    check_against("stories_1024", train(first_stories(600), DLM_TEXT_SEPARATED, 1024, 0));
+}
+
+TEST(first_stories_with_min_frequency) {
+    check_against("stories_min5", train(first_stories(300), DLM_TEXT_SEPARATED, 8192, 5));
+}
+
+TEST(all_stories) {
+    if (golden_path("tokenizer/stories_8192/tokenizer.json") == NULL)
+        SKIP("these fixtures have no stories_8192");
+    check_against("stories_8192", train(STORIES, DLM_TEXT_SEPARATED, 8192, 0));
+}
+
+/* corpus.json, a list of strings, as lines of JSON objects. */
+static const char *corpus_lines(const char *name) {
+    char path[100];
+    dlm_error err;
+    json_t *corpus;
+    snprintf(path, sizeof path, "tokenizer/%s/corpus.json", name);
+    if (!CHECK_OK(dlm__json_load(golden_path(path), &corpus, &err), &err)) return NULL;
+    const char *out = path_in(temporary_dir(), "corpus.jsonl");
+    FILE *file = fopen(out, "w");
+    if (file == NULL) return NULL;
+    size_t i;
+    json_t *text;
+    json_array_foreach(corpus, i, text) {
+        char *line = json_dumps(text, JSON_ENCODE_ANY);
+        fprintf(file, "{\"text\": %s}\n", line);
+        free(line);
+    }
+    fclose(file);
+    json_decref(corpus);
+    return out;
+}
+
+TEST(characters_of_all_kinds) {
+    check_against("unicode_1500", train(corpus_lines("unicode_1500"), DLM_TEXT_JSONL, 1500, 0));
+}
+
+TEST(no_pair_is_left) {
+    check_against("exhausted", train(corpus_lines("exhausted"), DLM_TEXT_JSONL, 400, 0));
+}
+
+TEST(threads_do_not_matter) {
+    const char *path = first_stories(2000);
+    dlm_set_threads(1);
+    char *one = train(path, DLM_TEXT_SEPARATED, 2000, 0);
+    dlm_set_threads(5);
+    char *five = train(path, DLM_TEXT_SEPARATED, 2000, 0);
+    dlm_set_threads(0);
+    REQUIRE(one != NULL && five != NULL);
+    CHECK(strcmp(one, five) == 0);
+}
+
+TEST(nothing_to_train_on) {
+    const char *path = path_in(temporary_dir(), "empty.txt");
+    fclose(fopen(path, "w"));
+    char *json = train(path, DLM_TEXT_SEPARATED, 8192, 0);
+    CHECK(json != NULL && strstr(json, "\"merges\": []") != NULL);
+}
+
+static bool cancel_when_merging(void *user, const char *stage, uint64_t done, uint64_t total,
+                                double seconds) {
+    size_t *calls = user;
+    CHECK(done <= total && total > 0 && seconds >= 0);
+    ++*calls;
+    return strcmp(stage, "merging") == 0;
+}
+
+TEST(progress_can_cancel) {
+    dlm_error err;
+    const char *path = STORIES;
+    dlm_text_options text = dlm_text_defaults();
+    dlm_documents *documents;
+    size_t calls = 0;
+    dlm_bpe_options options = dlm_bpe_defaults();
+    options.vocab_size = 60000;
+    options.progress = cancel_when_merging;
+    options.user = &calls;
+    dlm_tokenizer *tokenizer;
+    REQUIRE_OK(dlm_documents_open(&path, 1, &text, &documents, &err), &err);
+    CHECK_STATUS(dlm_tokenizer_train(documents, &options, &tokenizer, &err), DLM_CANCELLED, &err);
+    CHECK(tokenizer == NULL && calls > 0);
+    dlm_documents_close(documents);
+}
+
+TEST(sizes_that_are_impossible) {
+    dlm_error err;
+    const char *path = STORIES;
+    dlm_text_options text = dlm_text_defaults();
+    dlm_documents *documents;
+    dlm_bpe_options options = dlm_bpe_defaults();
+    options.vocab_size = 259;
+    dlm_tokenizer *tokenizer;
+    REQUIRE_OK(dlm_documents_open(&path, 1, &text, &documents, &err), &err);
+    CHECK_STATUS(dlm_tokenizer_train(documents, &options, &tokenizer, &err), DLM_ARGUMENT, &err);
+    CHECK_SAYS(&err, "259");
+    dlm_documents_close(documents);
+}
