@@ -402,7 +402,8 @@ typedef struct dlm_train_options {
     const char *eval_data; /* NULL: one document in 50 of data is held out */
     const char *run;       /* RUN folder */
     const char *init;      /* NULL, or a model to start from */
-    bool resume;           /* go on with RUN, whose options must be these but for steps */
+    bool resume;           /* go on with RUN: what it computes must be these options; its length (minutes,
+                              steps, epochs), the *_every and keep may be others. init is not read then */
     /* model; vocab_size comes from the data */
     size_t hidden_size, depth, num_heads;
     double mlp_ratio;
@@ -451,8 +452,16 @@ typedef struct dlm_train_report {
     const char *checkpoint; /* the newest checkpoint's folder, or NULL */
 } dlm_train_report;
 
+/* The options that a run goes on with, read from its newest checkpoint, `resume` set: change the length of
+ * the run or what it reports, and create the trainer. *paths is memory that the strings in them (but run)
+ * point into; freed with dlm_free when the options are no longer used. DLM_NOT_FOUND when the run has no
+ * checkpoint yet. */
+DLM_API dlm_status dlm_train_recall(const char *run, dlm_train_options *options, char **paths,
+                                    dlm_error *err);
+
 typedef struct dlm_trainer dlm_trainer;
-/* Opens data and makes or resumes the run. Nothing is written to an existing RUN without resume. */
+/* Opens data and makes or resumes the run. A folder that holds a run is not written to without resume; a run
+ * that was killed before its first checkpoint is resumed by beginning anew. */
 DLM_API dlm_status dlm_trainer_create(const dlm_train_options *options, dlm_trainer **trainer,
                                       dlm_error *err);
 DLM_API void dlm_trainer_free(dlm_trainer *trainer);
