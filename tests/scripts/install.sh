@@ -6,6 +6,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 prefix=/opt/diffusionlm
 there=$work/root$prefix
+tokenizer=$GOLDEN/tokenizer/stories_1024/tokenizer.json
 passed=0
 failed=0
 
@@ -44,18 +45,34 @@ needs_soname() { readelf -d "$work/shared" | grep -q 'NEEDED.*\[libdiffusionlm.s
 needs_none() { ! readelf -d "$work/static" | grep -q 'NEEDED.*libdiffusionlm'; }
 files_left() { [ -z "$(find "$work/root" ! -type d)" ]; }
 
+# Prints the version if a text comes back whole from its ids.
 cat > "$work/small.c" << 'EOF'
 #include <diffusionlm.h>
 #include <stdio.h>
+#include <string.h>
 
-int main(void) {
-    dlm_set_threads(1);
-    puts(dlm_version());
-    return dlm_status_text(DLM_OK)[0] == 'o' ? 0 : 1;
+int main(int argc, char **argv) {
+    dlm_tokenizer *tokenizer = NULL;
+    dlm_error err;
+    int32_t *ids = NULL;
+    char *text = NULL;
+    size_t n = 0, bytes = 0;
+    if (argc != 2 || dlm_tokenizer_load(argv[1], &tokenizer, &err) != DLM_OK) return 1;
+    if (dlm_tokenizer_encode(tokenizer, "Once upon a time", 16, false, &ids, &n, &err) != DLM_OK) return 2;
+    if (dlm_tokenizer_decode(tokenizer, ids, n, true, &text, &bytes, &err) != DLM_OK) return 3;
+    if (strcmp(text, " Once upon a time") == 0) puts(dlm_version());
+    dlm_free(text);
+    dlm_free(ids);
+    dlm_tokenizer_free(tokenizer);
+    return 0;
 }
 EOF
 
 check 'make install' make_it install
+check 'header alone' $CC -std=c11 -Wall -Wextra -Wpedantic -Werror -fsyntax-only "$there/include/diffusionlm.h"
+if command -v g++ > /dev/null; then
+    check 'header in C++' g++ -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ "$there/include/diffusionlm.h"
+fi
 # shellcheck disable=SC2046
 check 'compile, shared' $CC "$work/small.c" $(flags --cflags --libs) -o "$work/shared"
 # shellcheck disable=SC2046
@@ -63,8 +80,8 @@ check 'compile, static' $CC "$work/small.c" $(flags --cflags) "$there/lib/libdif
     $(flags --static --libs | sed 's/-ldiffusionlm//') -o "$work/static"
 check 'soname' needs_soname
 check 'static is static' needs_none
-check 'run, shared' same_version env LD_LIBRARY_PATH="$there/lib" "$work/shared"
-check 'run, static' same_version "$work/static"
+check 'run, shared' same_version env LD_LIBRARY_PATH="$there/lib" "$work/shared" "$tokenizer"
+check 'run, static' same_version "$work/static" "$tokenizer"
 if [ -f "$PROGRAM" ]; then
     check 'command' "$there/bin/diffusionlm" --version
     check 'manual' grep -q '^\.TH' "$there/share/man/man1/diffusionlm.1"
