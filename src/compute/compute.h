@@ -29,8 +29,9 @@ typedef struct dlm_segments {
 } dlm_segments;
 
 /* What a thread of control needs to compute: kernels chosen, products prepared, scratch memory. Not shared
- * between concurrent calls. A primitive that fails (only matrix products can) leaves its sentence in the
- * context: later products do nothing, and dlm__compute_status tells, once per pass. */
+ * between concurrent calls. A primitive that fails (a matrix product, or one that finds no scratch memory)
+ * leaves its sentence in the context: later ones of these do nothing, and dlm__compute_status tells, once per
+ * pass. */
 typedef struct dlm_compute dlm_compute;
 
 /* isa: NULL for the best that this machine has, or "baseline", "avx2", "avx512", "reference" (plain loops for
@@ -46,7 +47,7 @@ bool dlm__bf16_native(void);
 
 /* Row counts are rounded up to a few sizes, since a product of a new shape costs a millisecond of
  * preparation: buffers that enter products as rows have this many rows, and those behind the last real one
- * hold zeros. The identity in the reference. At most one eighth more. */
+ * hold zeros. The identity in the reference. At most one eighth more, or 15 below 128 rows. */
 size_t dlm__round_rows(const dlm_compute *compute, size_t rows);
 
 /* ---- matrix products ---------------------------------------------------------------------------------- */
@@ -142,10 +143,10 @@ void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, s
  * -------------------------------------------------------------------------------------------------------------
  */
 
-/* Each row of x (R,V) becomes softmax(x * scale). -inf gives exactly 0. */
+/* Each row of x (R,V) becomes softmax(x * scale), scale > 0. -inf gives exactly 0. */
 void dlm__softmax(dlm_compute *compute, size_t R, size_t V, float scale, float *x);
 /* ce (R) = logsumexp(logits) - logits[target]. With dlogits not NULL: dlogits (R,V) of `type` = weight[r] *
- * (softmax - onehot); it may be the same memory as logits when type is float32. */
+ * (softmax - onehot); it may be the same memory as logits when type is float32. weight is read only then. */
 void dlm__cross_entropy(dlm_compute *compute, size_t R, size_t V, const float *logits, const int32_t *targets,
                         const float *weight, float *ce, void *dlogits, dlm_dtype type);
 

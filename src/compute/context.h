@@ -1,0 +1,67 @@
+/* The inside of dlm_compute, and how primitives share their work among threads. */
+#ifndef DLM_CONTEXT_H
+#define DLM_CONTEXT_H
+
+#include "compute/kernels.h"
+
+/* Prepared oneDNN products (product_onednn.c). */
+typedef struct dlm_onednn dlm_onednn;
+
+struct dlm_compute {
+    const dlm_kernels *kernels;
+    dlm_onednn *onednn; /* NULL: products by plain loops */
+    unsigned char *scratch;
+    size_t scratch_size; /* bytes */
+    dlm_error error;     /* the first failure; status DLM_OK while there is none */
+};
+
+/* At least `count` floats for each of `parts` threads, aligned to DLM_ALIGN, that keep until the next call;
+ * thread i's begin at i * (*stride). NULL when there is no memory, which is recorded in the context; so it is
+ * after an earlier failure. */
+float *dlm__scratch(dlm_compute *compute, size_t parts, size_t count, size_t *stride);
+
+/* How many threads n units of work are worth, `grain` units each at least: 1 .. dlm__threads(). */
+int dlm__team(size_t n, size_t grain);
+
+/* Elements of element-wise work that are worth a thread of their own: some microseconds. */
+#define DLM_GRAIN ((size_t)8192)
+
+/* The part'th of `parts` nearly equal contiguous pieces of 0 .. n - 1, cut at multiples of `unit`. */
+typedef struct dlm_range {
+    size_t first, last;
+} dlm_range;
+
+static inline dlm_range dlm__part(size_t n, size_t unit, int part, int parts) {
+    const size_t units = (n + unit - 1) / unit, p = (size_t)part, all = (size_t)parts;
+    const size_t each = units / all, more = units % all;
+    const size_t first = (p * each + (p < more ? p : more)) * unit;
+    const size_t last = first + (each + (p < more ? 1 : 0)) * unit;
+    return (dlm_range){first < n ? first : n, last < n ? last : n};
+}
+
+/* The segment that row belongs to (row < offsets[n]). */
+static inline size_t dlm__segment_of(dlm_segments seg, size_t row) {
+    size_t low = 0, high = seg.n; /* offsets[low] <= row < offsets[high] */
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (seg.offsets[middle] <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* ---- oneDNN (product_onednn.c; only in builds with it)
+ * ---------------------------------------------------------------------------------------- */
+
+dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err);
+void dlm__onednn_free(dlm_onednn *onednn);
+/* Whether products of bfloat16 operands exist here, be they emulated. */
+bool dlm__onednn_has_bf16(const dlm_onednn *onednn);
+bool dlm__onednn_bf16_native(void);
+/* The product; rows of Y are `stride` floats apart. */
+dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, const void *A, const void *B,
+                               const float *bias, float *Y, size_t stride, dlm_error *err);
+
+#endif

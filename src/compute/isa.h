@@ -1,0 +1,42 @@
+/* Names of one instruction set's kernels, for the isa_*.c files alone. A kernel is defined as
+ *
+ *     void KERNEL(add)(size_t n, const float *a, const float *b, float *y) { ... }
+ *
+ * which makes dlm__add_avx512 and so on; the table's entries give the declarations. */
+#ifndef DLM_ISA_H
+#define DLM_ISA_H
+
+#include "compute/vec.h"
+
+#define KERNEL(name) ISA_NAME(dlm__##name)
+
+#define ISA_KERNELS(X)         \
+    X(add)                     \
+    X(to_bf16)                 \
+    X(from_bf16)               \
+    X(gelu)                    \
+    X(gelu_backward)           \
+    X(silu)                    \
+    X(silu_backward)           \
+    X(column_sum)              \
+    X(modulated_norm)          \
+    X(modulated_norm_backward) \
+    X(gated_residual)          \
+    X(gated_residual_backward) \
+    X(rotate)                  \
+    X(attention)               \
+    X(attention_backward)      \
+    X(softmax)                 \
+    X(cross_entropy)           \
+    X(sum_of_squares)          \
+    X(adamw)                   \
+    X(muon_momentum)           \
+    X(combine)                 \
+    X(divide)                  \
+    X(muon_update)
+
+#define X(name) extern __typeof__(*((dlm_kernels *)0)->name) KERNEL(name);
+ISA_KERNELS(X)
+#undef X
+
+#endif

@@ -1,0 +1,11 @@
+/* The table of one instruction set's kernels. */
+#include "compute/isa.h"
+
+#define TEXT_OF(x) #x
+#define TEXT(x)    TEXT_OF(x)
+
+const dlm_kernels ISA_NAME(dlm__kernels) = {.name = TEXT(DLM_ISA),
+#define X(entry) .entry = KERNEL(entry),
+                                            ISA_KERNELS(X)
+#undef X
+};

@@ -1,0 +1,109 @@
+/* What an instruction set provides: single-threaded kernels over rows or elements, reached through a table.
+ *
+ * Every table fills every entry: the plain loops of reference.c, which define what each kernel computes, and
+ * the vector code of isa_*.c, compiled once per instruction set. The primitives of compute.h split their work
+ * among threads and call these, so nothing here knows of threads, segments or memory management. */
+#ifndef DLM_KERNELS_H
+#define DLM_KERNELS_H
+
+#include "compute/compute.h"
+
+/* The widest vector, in floats. Attention's scratch is sized for it whatever the instruction set. */
+#define DLM_LANES ((size_t)16)
+/* Queries that attention handles at a time: its scratch is this many rows of L probabilities, not L. */
+#define DLM_QUERIES ((size_t)32)
+
+/* One head of one segment. Row i of q, k, v is at q + i * stride, and so on, D floats long. */
+typedef struct dlm_head {
+    size_t L, D, stride;
+    const float *q, *k, *v;
+} dlm_head;
+
+/* Coefficients of an AdamW step, made from dlm_adamw in double and rounded once. */
+typedef struct dlm_adamw_step {
+    float grad_scale, shrink;    /* shrink: 1 - lr * decay */
+    float rate1, beta2, rate2;   /* 1 - beta1, beta2, 1 - beta2 */
+    float root_bias2, eps, step; /* sqrt(1 - beta2^t), eps, lr / (1 - beta1^t) */
+    float ema_decay, ema_rate;
+} dlm_adamw_step;
+
+typedef struct dlm_kernels {
+    const char *name;
+
+    /* y (n) = a + b; y may be a or b. */
+    void (*add)(size_t n, const float *a, const float *b, float *y);
+    /* y (n) = x rounded to nearest even; NaN stays NaN. */
+    void (*to_bf16)(size_t n, const float *x, dlm_bf16 *y);
+    void (*from_bf16)(size_t n, const dlm_bf16 *x, float *y);
+    void (*gelu)(size_t n, const float *x, void *y, dlm_dtype type);
+    void (*gelu_backward)(size_t n, const float *x, const float *dy, void *dx, void *y, dlm_dtype type);
+    void (*silu)(size_t n, const float *x, void *y, dlm_dtype type);
+    void (*silu_backward)(size_t n, const float *x, const float *dy, float *dx);
+    /* sum (n) += the columns first .. first + n - 1 of x (rows, N), summed. */
+    void (*column_sum)(size_t rows, size_t N, size_t first, size_t n, const void *x, dlm_dtype type,
+                       float *sum);
+
+    /* The primitives of compute.h for rows that share their modulation. */
+    void (*modulated_norm)(size_t rows, size_t C, const float *h, const float *shift, const float *scale,
+                           float *mean, float *rstd, void *a, dlm_dtype type);
+    void (*modulated_norm_backward)(size_t rows, size_t C, const float *da, const float *h,
+                                    const float *shift, const float *scale, const float *mean,
+                                    const float *rstd, float *dh, float *dshift, float *dscale, void *a,
+                                    dlm_dtype type);
+    void (*gated_residual)(size_t rows, size_t C, const float *h, const float *gate, const float *y,
+                           float *out);
+    void (*gated_residual_backward)(size_t rows, size_t C, const float *dout, const float *gate,
+                                    const float *y, void *dy, dlm_dtype type, float *dgate);
+
+    /* Turns the H heads of x (H, D) by the angles of one position; cosine, sine (D/2). */
+    void (*rotate)(size_t H, size_t D, const float *cosine, const float *sine, bool inverse, float *x);
+    /* Rows first .. last - 1 of one head's output: o + i * o_stride (elements of type), and lse + i *
+     * lse_stride unless NULL. scratch: dlm__attention_scratch floats, aligned to DLM_ALIGN. */
+    void (*attention)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
+                      dlm_dtype type, float *lse, size_t lse_stride, float *scratch);
+    /* dq, dk, dv of one head, rows head->stride apart, are written. */
+    void (*attention_backward)(const dlm_head *head, const float *lse, size_t lse_stride, const float *d_o,
+                               size_t o_stride, float *dq, float *dk, float *dv, float *scratch);
+
+    /* One row. */
+    void (*softmax)(size_t V, float scale, float *x);
+    float (*cross_entropy)(size_t V, const float *logits, size_t target, float weight, void *dlogits,
+                           dlm_dtype type);
+
+    double (*sum_of_squares)(size_t n, const float *x);
+    void (*adamw)(size_t n, const dlm_adamw_step *step, float *p, const float *g, float *m, float *v,
+                  float *ema);
+    /* m += rate * (grad_scale * g - m); u = m + rate * (grad_scale * g - m). */
+    void (*muon_momentum)(size_t n, float grad_scale, float rate, const float *g, float *m, float *u);
+    /* z = a * x + b * y, x and z of type. z may be x. */
+    void (*combine)(size_t n, float a, const void *x, float b, const float *y, void *z, dlm_dtype type);
+    /* x /= divisor, x of type. */
+    void (*divide)(size_t n, float divisor, void *x, dlm_dtype type);
+    /* p = shrink * p - step * x, x of type; ema as adamw. */
+    void (*muon_update)(size_t n, float shrink, float step, const void *x, dlm_dtype type, float ema_decay,
+                        float ema_rate, float *p, float *ema);
+} dlm_kernels;
+
+extern const dlm_kernels dlm__kernels_reference, dlm__kernels_baseline, dlm__kernels_avx2,
+    dlm__kernels_avx512;
+
+/* Floats of scratch that the attention kernels need for one head. */
+size_t dlm__attention_scratch(size_t L, size_t D);
+
+/* Y (M,N) rows first .. last - 1 of a product, with op(B) (K,N) in float32: the plain loops. */
+void dlm__reference_product(const dlm_product *product, size_t first, size_t last, const void *A,
+                            const float *B, const float *bias, float *Y);
+
+/* ---- elements of either type
+ * ------------------------------------------------------------------------------------- */
+
+/* The address of element i. */
+static inline void *dlm__element(void *x, dlm_dtype type, size_t i) {
+    return (char *)x + i * (type == DLM_BF16 ? sizeof(dlm_bf16) : sizeof(float));
+}
+
+static inline const void *dlm__const_element(const void *x, dlm_dtype type, size_t i) {
+    return (const char *)x + i * (type == DLM_BF16 ? sizeof(dlm_bf16) : sizeof(float));
+}
+
+#endif

@@ -1,0 +1,238 @@
+/* Vectors of the instruction set that a file is compiled for, for the isa_*.c files alone: 16 floats with
+ * AVX-512, 8 with AVX2, else 4 (SSE2, NEON, or whatever the compiler makes of it).
+ *
+ * Arithmetic and comparison are the compilers' vector extensions; intrinsics stand only where those have no
+ * word for it. Multiply-add is fused where the hardware does it, and always by name, so that a value does not
+ * depend on what the compiler chose to contract.
+ *
+ * Loops over n elements run over whole vectors, then once over the rest by the partial load and store, whose
+ * other lanes are zero and are not written. */
+#ifndef DLM_VEC_H
+#define DLM_VEC_H
+
+#include "compute/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define W ((size_t)16)
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define W ((size_t)8)
+#else
+#define W ((size_t)4)
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+#endif
+
+typedef float vf __attribute__((vector_size(W * sizeof(float))));
+typedef int32_t vi __attribute__((vector_size(W * sizeof(float))));
+typedef uint32_t vu __attribute__((vector_size(W * sizeof(float))));
+typedef uint16_t vh __attribute__((vector_size(W * sizeof(uint16_t)))); /* W bfloat16 */
+
+/* The name of a symbol of this instruction set: ISA_NAME(dlm__kernels) is dlm__kernels_avx2. */
+#define ISA_JOIN(name, isa)  name##_##isa
+#define ISA_PASTE(name, isa) ISA_JOIN(name, isa)
+#define ISA_NAME(name)       ISA_PASTE(name, DLM_ISA)
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+/* ---- loads and stores
+ * --------------------------------------------------------------------------------------------- */
+
+INLINE vf vf_all(float x) {
+    return x - (vf){0};
+}
+
+INLINE vf vf_load(const float *x) {
+    vf v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+INLINE void vf_store(float *x, vf v) {
+    memcpy(x, &v, sizeof v);
+}
+
+/* The first n < W lanes; the others are 0. */
+INLINE vf vf_load_part(const float *x, size_t n) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1U << n) - 1), x);
+#else
+    vf v = {0};
+    memcpy(&v, x, n * sizeof *x);
+    return v;
+#endif
+}
+
+INLINE void vf_store_part(float *x, vf v, size_t n) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(x, (__mmask16)((1U << n) - 1), (__m512)v);
+#else
+    memcpy(x, &v, n * sizeof *x);
+#endif
+}
+
+/* ---- arithmetic
+ * --------------------------------------------------------------------------------------------------- */
+
+/* a * b + c */
+INLINE vf vf_fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+INLINE vf vf_select(vi mask, vf yes, vf no) {
+    return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
+}
+
+/* The larger; x where either is NaN. */
+INLINE vf vf_max(vf bound, vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)bound, (__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)bound, (__m256)x);
+#else
+    return vf_select((vi)(bound > x), bound, x);
+#endif
+}
+
+/* The smaller; x where either is NaN. */
+INLINE vf vf_min(vf bound, vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)bound, (__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_min_ps((__m256)bound, (__m256)x);
+#else
+    return vf_select((vi)(bound < x), bound, x);
+#endif
+}
+
+INLINE vf vf_sqrt(vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+    vf y = x;
+    for (size_t i = 0; i < W; i++) y[i] = sqrtf(x[i]);
+    return y;
+#endif
+}
+
+/* The first n < W lanes: a mask for vf_select. */
+INLINE vi vf_lanes(size_t n) {
+    vi index;
+    for (size_t i = 0; i < W; i++) index[i] = (int32_t)i;
+    return index < (int32_t)n;
+}
+
+/* Sum of the lanes, by halves. */
+INLINE float vf_sum(vf v) {
+    float lane[W];
+    vf_store(lane, v);
+    for (size_t half = W / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
+    return lane[0];
+}
+
+INLINE float vf_largest(vf v) {
+    float lane[W], largest;
+    vf_store(lane, v);
+    largest = lane[0];
+    for (size_t i = 1; i < W; i++) largest = lane[i] > largest ? lane[i] : largest;
+    return largest;
+}
+
+/* The first n < W elements at x, the other lanes `rest`. */
+INLINE vf vf_load_part_or(const float *x, size_t n, float rest) {
+    return vf_select(vf_lanes(n), vf_load_part(x, n), vf_all(rest));
+}
+
+/* ---- bfloat16
+ * ----------------------------------------------------------------------------------------------------- */
+
+INLINE vf vf_widen(vh x) {
+    return (vf)(__builtin_convertvector(x, vu) << 16);
+}
+
+/* To nearest, ties to even: adding half a unit, less one when the result's last bit would be 0, carries
+ * exactly when it must. A NaN becomes quiet. */
+INLINE vh vf_narrow(vf x) {
+    const vu bits = (vu)x;
+    const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const vu quiet = (bits >> 16) | 0x40;
+    const vu nan = (vu)(x != x);
+    return __builtin_convertvector((quiet & nan) | (rounded & ~nan), vh);
+}
+
+/* Elements i .. i + W - 1 of x, of either type, and the first n < W of them. */
+INLINE vf vf_get(const void *x, dlm_dtype type, size_t i) {
+    if (type != DLM_BF16) return vf_load((const float *)x + i);
+    vh v;
+    memcpy(&v, (const dlm_bf16 *)x + i, sizeof v);
+    return vf_widen(v);
+}
+
+INLINE vf vf_get_part(const void *x, dlm_dtype type, size_t i, size_t n) {
+    if (type != DLM_BF16) return vf_load_part((const float *)x + i, n);
+    vh v = {0};
+    memcpy(&v, (const dlm_bf16 *)x + i, n * sizeof(dlm_bf16));
+    return vf_widen(v);
+}
+
+INLINE void vf_put(void *x, dlm_dtype type, size_t i, vf v) {
+    if (type != DLM_BF16) {
+        vf_store((float *)x + i, v);
+    } else {
+        const vh narrow = vf_narrow(v);
+        memcpy((dlm_bf16 *)x + i, &narrow, sizeof narrow);
+    }
+}
+
+INLINE void vf_put_part(void *x, dlm_dtype type, size_t i, vf v, size_t n) {
+    if (type != DLM_BF16) {
+        vf_store_part((float *)x + i, v, n);
+    } else {
+        const vh narrow = vf_narrow(v);
+        memcpy((dlm_bf16 *)x + i, &narrow, n * sizeof(dlm_bf16));
+    }
+}
+
+/* ---- functions
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* exp(x) within about 1 ulp; 0 below -87.33 (where it would be subnormal), inf above 88.72, NaN of NaN.
+ *
+ * x = n ln 2 + r with |r| <= ln(2)/2, exp x = 2^n exp r. n is found by adding 1.5 * 2^23, whose last bit is
+ * 1; ln 2 is subtracted in two parts, the first short enough for an exact product. exp r = 1 + r + r^2 q(r),
+ * q the minimax polynomial of degree 4 (relative error 3e-9); 2^n goes straight into the exponent field. */
+INLINE vf vf_exp(vf x) {
+    const vf shifter = vf_all(12582912.0F);
+    const vf bounded = vf_min(vf_all(89.0F), vf_max(vf_all(-88.0F), x));
+    const vf shifted = vf_fma(bounded, vf_all(1.44269504F), shifter);
+    const vf n = shifted - shifter;
+    const vf r = vf_fma(n, vf_all(-1.42860682e-6F), vf_fma(n, vf_all(-0.693145751953125F), bounded));
+    vf q = vf_all(0.0013814539415761828F);
+    q = vf_fma(q, r, vf_all(0.00836874544620514F));
+    q = vf_fma(q, r, vf_all(0.04166838899254799F));
+    q = vf_fma(q, r, vf_all(0.1666652113199234F));
+    q = vf_fma(q, r, vf_all(0.4999999403953552F));
+    const vf p = vf_fma(q * r, r, r) + 1.0F;
+    const vi power = ((vi)shifted - (vi)shifter) << 23;
+    const vf y = (vf)((vi)p + power);
+    const vi below = (vi)(x < -87.336F), above = (vi)(x > 88.72283F);
+    return (vf)((vi)vf_select(above, vf_all(INFINITY), y) & ~below);
+}
+
+#endif

@@ -1,0 +1,118 @@
+/* Attention and rotary positions of every instruction set against the plain loops. */
+#include "compute_cases.h"
+
+enum { T = MIXED_ROWS };
+static const size_t shapes[][2] = {{1, 1}, {3, 8}, {2, 15}, {2, 20}, {4, 32}, {1, 64}, {2, 100}}; /* H, D */
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static void attention(dlm_compute *plain, dlm_compute *compute) {
+    for (size_t k = 0; k < SHAPES; k++)
+        for (int sharp = 0; sharp < 2; sharp++) {
+            const size_t H = shapes[k][0], D = shapes[k][1], C = H * D;
+            /* Sharp: scores of some hundreds, so that softmax is nearly one-hot. */
+            float *qkv = random_floats(T * 3 * C, sharp == 1 ? 6 : 1, 1), *d_o = random_floats(T * C, 1, 2);
+            buffer o[2], half[2], lse[2], dqkv[2];
+            for (int i = 0; i < 2; i++) {
+                dlm_compute *on = i == 0 ? compute : plain;
+                o[i] = buffer_make(T * C, sizeof(float)), half[i] = buffer_make(T * C, sizeof(dlm_bf16));
+                lse[i] = buffer_make(T * H, sizeof(float)), dqkv[i] = buffer_make(T * 3 * C, sizeof(float));
+                dlm__attention(on, mixed, H, D, qkv, o[i].x, DLM_F32, lse[i].x);
+                dlm__attention(on, mixed, H, D, qkv, half[i].x, DLM_BF16, NULL);
+                dlm__attention_backward(on, mixed, H, D, qkv, lse[1].bytes == 0 ? lse[0].x : lse[i].x, d_o,
+                                        dqkv[i].x);
+            }
+            const double tolerance = sharp == 1 ? 3e-4 : 2e-6;
+            check_agree(lse[0].x, lse[1].x, DLM_F32, T * H, sharp == 1 ? 1e-5 : 1e-6, "attention, lse");
+            check_agree(o[0].x, o[1].x, DLM_F32, T * C, tolerance, "attention");
+            check_agree(half[0].x, half[1].x, DLM_BF16, T * C, tolerance, "attention, bfloat16");
+            check_agree(dqkv[0].x, dqkv[1].x, DLM_F32, T * 3 * C, 10 * tolerance, "attention_backward");
+            for (int i = 0; i < 2; i++)
+                buffer_free(o[i]), buffer_free(half[i]), buffer_free(lse[i]), buffer_free(dqkv[i]);
+            free(qkv), free(d_o);
+        }
+}
+
+TEST(attention) {
+    for_each_isa(attention);
+}
+
+/* Scores far below zero in every column: the gradient must not see the columns that only fill a vector. */
+static void low_scores(dlm_compute *plain, dlm_compute *compute) {
+    enum { L = 5, D = 8 };
+    static const size_t offsets[] = {0, L};
+    const dlm_segments seg = {1, offsets};
+    float qkv[L * 3 * D], d_o[L * D], lse[L], o[L * D], got[L * 3 * D], want[L * 3 * D];
+    float *noise = random_floats(L * 3 * D, 0.1, 1);
+    for (size_t i = 0; i < (size_t)L * 3 * D; i++) {
+        const size_t part = i % (3 * D) / D;
+        qkv[i] = noise[i] + (part == 0 ? 20.0F : part == 1 ? -20.0F : 0.0F);
+    }
+    for (size_t i = 0; i < (size_t)L * D; i++) d_o[i] = noise[i];
+    dlm__attention(compute, seg, 1, D, qkv, o, DLM_F32, lse);
+    CHECK(lse[0] < -1000);
+    dlm__attention_backward(compute, seg, 1, D, qkv, lse, d_o, got);
+    dlm__attention(plain, seg, 1, D, qkv, o, DLM_F32, lse);
+    dlm__attention_backward(plain, seg, 1, D, qkv, lse, d_o, want);
+    check_agree(got, want, DLM_F32, (size_t)L * 3 * D, 1e-3, "attention_backward");
+    free(noise);
+}
+
+TEST(attention_low_scores) {
+    for_each_isa(low_scores);
+}
+
+/* One long sequence on many threads is cut into pieces of queries, which must change nothing. */
+static void pieces(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    enum { L = 200, H = 1, D = 32 };
+    static const size_t offsets[] = {0, L};
+    const dlm_segments seg = {1, offsets};
+    float *qkv = random_floats(L * 3 * D, 1, 1);
+    buffer one = buffer_make(L * D, sizeof(float)), many = buffer_make(L * D, sizeof(float));
+    const size_t threads = dlm__threads();
+    dlm_set_threads(1);
+    dlm__attention(compute, seg, H, D, qkv, one.x, DLM_F32, NULL);
+    dlm_set_threads(threads);
+    dlm__attention(compute, seg, H, D, qkv, many.x, DLM_F32, NULL);
+    CHECK_MEM_EQ(many.x, one.x, one.bytes);
+    buffer_free(one), buffer_free(many);
+    free(qkv);
+}
+
+TEST(attention_in_pieces) {
+    for_each_isa(pieces);
+}
+
+static void rotation(dlm_compute *plain, dlm_compute *compute) {
+    static const size_t even[][2] = {{1, 2}, {3, 8}, {2, 20}, {4, 32}, {2, 100}};
+    for (size_t k = 0; k < sizeof even / sizeof *even; k++) {
+        const size_t H = even[k][0], D = even[k][1], C = H * D, half = D / 2, longest = 156;
+        float *cosine = malloc(longest * half * sizeof *cosine),
+              *sine = malloc(longest * half * sizeof *sine);
+        REQUIRE(cosine != NULL && sine != NULL);
+        dlm__rotary_table(longest, D, cosine, sine);
+        for (size_t p = 0; p < longest; p += 31)
+            for (size_t i = 0; i < half; i++) {
+                const double angle = (double)p * pow(10000, -2.0 * (double)i / (double)D);
+                CHECK_CLOSE(cosine[p * half + i], cos(angle), 2e-5);
+                CHECK_CLOSE(sine[p * half + i], sin(angle), 2e-5);
+            }
+        float *start = random_floats(T * 3 * C, 1, 1), *want = copy_floats(start, T * 3 * C);
+        buffer qkv = buffer_make(T * 3 * C, sizeof(float));
+        memcpy(qkv.x, start, qkv.bytes);
+        dlm__rotate(compute, mixed, H, D, cosine, sine, false, qkv.x);
+        dlm__rotate(plain, mixed, H, D, cosine, sine, false, want);
+        check_agree(qkv.x, want, DLM_F32, T * 3 * C, 3e-7, "rotate");
+        for (size_t row = 0; row < T; row++)
+            CHECK_MEM_EQ((float *)qkv.x + row * 3 * C + 2 * C, start + row * 3 * C + 2 * C,
+                         C * sizeof *start);
+        dlm__rotate(compute, mixed, H, D, cosine, sine, true, qkv.x);
+        check_agree(qkv.x, start, DLM_F32, T * 3 * C, 1e-6, "rotate there and back");
+        buffer_free(qkv);
+        free(cosine), free(sine), free(start), free(want);
+    }
+}
+
+TEST(rotation) {
+    for_each_isa(rotation);
+}

@@ -1,0 +1,109 @@
+/* Matrix products against sums in double. */
+#include "compute_cases.h"
+
+static const size_t shapes[][3] = {{1, 1, 1},    {1, 7, 5},     {5, 1, 3},     {16, 33, 20},  {32, 60, 159},
+                                   {17, 16, 1},  {0, 4, 3},     {4, 0, 3},     {3, 4, 0},     {96, 128, 64},
+                                   {70, 67, 45}, {520, 20, 30}, {20, 530, 30}, {20, 30, 1100}}; /* M, N, K */
+
+static double element(const float *x, bool transposed, size_t rows, size_t columns, size_t i, size_t j) {
+    return (double)(transposed ? x[j * rows + i] : x[i * columns + j]);
+}
+
+/* Operands are rounded to bfloat16 before, so they are exact in both types; what is left is the rounding of K
+ * sums in float32, whose partial results are of order sqrt(K). */
+static void one_product(dlm_compute *compute, const dlm_product *p, bool with_bias) {
+    const size_t M = p->M, N = p->N, K = p->K;
+    float *A = random_floats(M * K, 1, 1), *B = random_floats(K * N, 1, 2), *bias = random_floats(N, 1, 3);
+    float *Y0 = random_floats(M * N, 1, 4);
+    dlm_bf16 *a = malloc((M * K + 1) * sizeof *a), *b = malloc((K * N + 1) * sizeof *b);
+    REQUIRE(a != NULL && b != NULL);
+    dlm__to_type(compute, M * K, A, a, DLM_BF16);
+    dlm__to_type(compute, K * N, B, b, DLM_BF16);
+    dlm__from_bf16(compute, M * K, a, A);
+    dlm__from_bf16(compute, K * N, b, B);
+    buffer Y = buffer_make(M * N, sizeof(float));
+    memcpy(Y.x, Y0, Y.bytes);
+    const bool half = p->type == DLM_BF16;
+    dlm__matmul(compute, p, half ? (void *)a : A, half ? (void *)b : B, with_bias ? bias : NULL, Y.x);
+    double worst = 0;
+    for (size_t i = 0; i < M; i++)
+        for (size_t j = 0; j < N; j++) {
+            double want = (p->accumulate ? (double)Y0[i * N + j] : 0) + (with_bias ? (double)bias[j] : 0);
+            for (size_t k = 0; k < K; k++)
+                want += element(A, p->transpose_a, M, K, i, k) * element(B, p->transpose_b, K, N, k, j);
+            const double off = fabs((double)((float *)Y.x)[i * N + j] - want);
+            if (!(off <= worst)) worst = off;
+        }
+    CHECK_CLOSE(worst, 0, 1e-6 + 1e-7 * (double)K);
+    buffer_free(Y);
+    free(A), free(B), free(bias), free(Y0), free(a), free(b);
+}
+
+static void products(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+        for (unsigned variant = 0; variant < 32; variant++) {
+            const dlm_product p = {.M = shapes[k][0],
+                                   .N = shapes[k][1],
+                                   .K = shapes[k][2],
+                                   .transpose_a = (variant & 1) != 0,
+                                   .transpose_b = (variant & 2) != 0,
+                                   .accumulate = (variant & 4) != 0,
+                                   .type = (variant & 8) != 0 ? DLM_BF16 : DLM_F32};
+            one_product(compute, &p, (variant & 16) != 0);
+        }
+}
+
+TEST(products) {
+    for_each_isa(products);
+}
+
+/* The same product under another number of threads, and through a table that has grown. */
+TEST(prepared_products) {
+    dlm_compute *compute = NULL;
+    dlm_error err;
+    REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
+    for (size_t round = 0; round < 3; round++) {
+        dlm_set_threads(round + 1);
+        for (size_t M = 1; M <= 40; M++) {
+            const dlm_product p = {.M = M, .N = 9, .K = 12, .transpose_b = true};
+            one_product(compute, &p, false);
+        }
+    }
+    dlm_set_threads(0);
+    CHECK_OK(dlm__compute_status(compute, &err), &err);
+    dlm__compute_free(compute);
+}
+
+/* A product that cannot be says so once and for all, and what follows does nothing. */
+TEST(failure_stays) {
+    dlm_compute *compute = NULL;
+    dlm_error err;
+    REQUIRE_OK(dlm__compute_create("reference", &compute, &err), &err);
+    const dlm_product huge = {.M = 1, .N = SIZE_MAX / 4, .K = 8, .type = DLM_BF16};
+    float x = 1, y = 2;
+    dlm__matmul(compute, &huge, &x, &x, NULL, &y);
+    CHECK_STATUS(dlm__compute_status(compute, &err), DLM_MEMORY, &err);
+    const dlm_product small = {.M = 1, .N = 1, .K = 1};
+    dlm__matmul(compute, &small, &x, &x, NULL, &y);
+    CHECK(y == 2.0F);
+    CHECK_STATUS(dlm__compute_status(compute, NULL), DLM_MEMORY, &err);
+    dlm__compute_free(compute);
+}
+
+TEST(rounded_rows) {
+    dlm_compute *compute = NULL;
+    dlm_error err;
+    REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
+    size_t sizes = 0, last = 0;
+    for (size_t rows = 0; rows <= 65536; rows++) {
+        const size_t rounded = dlm__round_rows(compute, rows);
+        const size_t waste = rounded - rows;
+        if (!CHECK(rounded >= rows && (waste <= rows / 8 || waste < 16))) break;
+        CHECK_INT_EQ(dlm__round_rows(compute, rounded), rounded);
+        if (rounded != last) sizes++;
+        last = rounded;
+    }
+    if (strcmp(dlm_backend(), "reference") != 0) CHECK(sizes <= 100);
+    dlm__compute_free(compute);
+}
