@@ -82,7 +82,7 @@ LIB_OBJECTS := $(LIB_SOURCES:%.c=$(OUT)/%.o) $(foreach isa,$(ISAS),$(ISA_SOURCES
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(OUT)/%.o)
 UNIT_OBJECTS := $(UNIT_SOURCES:%.c=$(OUT)/%.o)
 FUZZ_OBJECTS := $(FUZZ_SOURCES:%.c=$(OUT)/%.o)
-HARNESS := $(OUT)/tests/check.o
+HARNESS := $(OUT)/tests/check.o $(OUT)/tests/command.o
 REPLAY := $(OUT)/tests/replay.o
 OBJECTS := $(LIB_OBJECTS) $(CLI_OBJECTS) $(UNIT_OBJECTS) $(FUZZ_OBJECTS) $(HARNESS) $(REPLAY)
 
@@ -117,7 +117,7 @@ $(OUT)/%.o: %.c
 	$(call say,CC )
 	$(QUIET)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
-$(OUT)/tests/%.o: CFLAGS_ALL += -Itests -DDLM_TEST_GOLDEN='"$(abspath build/golden)"'
+$(OUT)/tests/%.o: CFLAGS_ALL += -Itests -I. -DDLM_TEST_GOLDEN='"$(abspath build/golden)"'
 
 define isa_rule
 $(OUT)/%.$(1).o: %.c
@@ -144,15 +144,19 @@ $(OUT)/diffusionlm: $(CLI_OBJECTS) $(STATIC)
 
 $(UNIT_TESTS): %: %.o $(HARNESS) $(STATIC)
 	$(call say,LD )
-	$(QUIET)$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+	$(QUIET)$(CC) $(LDFLAGS_ALL) $(filter %.o,$^) $(STATIC) $(LDLIBS) -o $@
+
+# Of the command's own parts only these know the insides.
+CLI_PARTS := $(filter-out $(OUT)/cli/main.o,$(CLI_OBJECTS))
+$(OUT)/tests/unit/test_cli_options $(OUT)/tests/fuzz/options-replay $(OUT)/tests/fuzz/options-fuzz: $(CLI_PARTS)
 
 $(REPLAYS): %-replay: %.o $(REPLAY) $(STATIC)
 	$(call say,LD )
-	$(QUIET)$(CC) $(LDFLAGS_ALL) $^ $(LDLIBS) -o $@
+	$(QUIET)$(CC) $(LDFLAGS_ALL) $(filter %.o,$^) $(STATIC) $(LDLIBS) -o $@
 
 $(FUZZERS): %-fuzz: %.o $(STATIC)
 	$(call say,LD )
-	$(QUIET)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+	$(QUIET)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(filter %.o,$^) $(STATIC) $(LDLIBS) -o $@
 
 -include $(OBJECTS:.o=.d)
 

@@ -1,0 +1,10 @@
+/* Every command; each is defined in the file of its name, cmd_*.c. */
+#ifndef DLM_CLI_COMMANDS_H
+#define DLM_CLI_COMMANDS_H
+
+#include "options.h"
+
+extern const command command_tokenizer_train, command_tokenizer_encode, command_tokenizer_decode,
+    command_tokenizer_info, command_prepare, command_help;
+
+#endif
