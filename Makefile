@@ -148,7 +148,7 @@ $(UNIT_TESTS): %: %.o $(HARNESS) $(STATIC)
 
 # Of the command's own parts only these know the insides.
 CLI_PARTS := $(filter-out $(OUT)/cli/main.o,$(CLI_OBJECTS))
-$(OUT)/tests/unit/test_cli_options $(OUT)/tests/fuzz/options-replay $(OUT)/tests/fuzz/options-fuzz: $(CLI_PARTS)
+$(addprefix $(OUT)/tests/,unit/test_cli unit/test_cli_options fuzz/options-replay fuzz/options-fuzz): $(CLI_PARTS)
 
 $(REPLAYS): %-replay: %.o $(REPLAY) $(STATIC)
 	$(call say,LD )

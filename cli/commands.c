@@ -6,7 +6,6 @@ const command *const commands[] = {
     &command_tokenizer_encode,
     &command_tokenizer_decode,
     &command_tokenizer_info,
-    &command_prepare,
     &command_help,
     NULL,
 };

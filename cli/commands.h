@@ -5,6 +5,6 @@
 #include "options.h"
 
 extern const command command_tokenizer_train, command_tokenizer_encode, command_tokenizer_decode,
-    command_tokenizer_info, command_prepare, command_help;
+    command_tokenizer_info, command_help;
 
 #endif

@@ -38,8 +38,7 @@ static int run(const command *what, const void *settings) {
     if (shared->verbose) {
         char threads[24] = "all";
         if (shared->threads > 0) (void)snprintf(threads, sizeof threads, "%zu", shared->threads);
-        say("diffusionlm %s, %s, %s, threads: %s", dlm_version(), dlm_backend(), dlm_instruction_set(),
-            threads);
+        say("diffusionlm %s, threads: %s", dlm_version(), threads);
     }
     double start = now();
     int status = what->run(settings);

@@ -85,12 +85,15 @@ outcome wait_command(pid_t command) {
     return result;
 }
 
-pid_t start_command(const char *const *arguments) { return start("/dev/null", arguments); }
+pid_t start_command(const char *const *arguments) {
+    return start("/dev/null", arguments);
+}
 
 outcome run_command(const char *input, size_t bytes, const char *const *arguments) {
     const char *path = path_in(temporary_dir(), "in");
     FILE *file = fopen(path, "wb");
-    if (file == NULL || fwrite(input, 1, bytes, file) != bytes || fclose(file) != 0) give_up("input of a command");
+    if (file == NULL || fwrite(input, 1, bytes, file) != bytes || fclose(file) != 0)
+        give_up("input of a command");
     return wait_command(start(path, arguments));
 }
 

@@ -14,8 +14,8 @@ typedef struct outcome {
 
 /* The command with these arguments (NULL at the end) and input on its standard input. */
 outcome run_command(const char *input, size_t bytes, const char *const *arguments);
-#define RUN(...)             run_command("", 0, (const char *const[]){__VA_ARGS__, NULL})
-#define RUN_ON(input, ...)   run_command((input), strlen(input), (const char *const[]){__VA_ARGS__, NULL})
+#define RUN(...)           run_command("", 0, (const char *const[]){__VA_ARGS__, NULL})
+#define RUN_ON(input, ...) run_command((input), strlen(input), (const char *const[]){__VA_ARGS__, NULL})
 
 /* Runs in the background until it is waited for, so that a test can send signals. */
 pid_t start_command(const char *const *arguments);

@@ -1,5 +1,5 @@
-/* Any bytes as a command line: words end at line ends, the first ones name the command. Refused with a sentence,
- * or every number lies in its range and every operand is one of the words. */
+/* Any bytes as a command line: words end at line ends, the first ones name the command. Refused with a
+ * sentence, or every number lies in its range and every operand is one of the words. */
 #include "cli/options.h"
 
 #include <stdlib.h>

@@ -166,7 +166,8 @@ TEST(tables_are_whole) {
     check_context("%s", "");
 }
 
-/* ---- a table of its own ----------------------------------------------------------------------------------- */
+/* ---- a table of its own -----------------------------------------------------------------------------------
+ */
 
 typedef struct sample_settings {
     common shared;
@@ -182,7 +183,9 @@ static void sample_defaults(void *settings) {
     *(sample_settings *)settings = (sample_settings){.steps = 80, .share = 0.5, .threshold = -1, .order = -1};
 }
 
-static int sample_run(const void *settings) { return settings == NULL; }
+static int sample_run(const void *settings) {
+    return settings == NULL;
+}
 
 static const char *const order_choices[] = {"confidence", "random", NULL};
 
@@ -245,7 +248,7 @@ TEST(numbers_are_strict) {
         {"--share=0x1p-1", "--share: 0x1p-1 is not a number"},
         {"--share=.", "--share: . is not a number"},
         {"--share=0.5 ", "--share: 0.5  is not a number"},
-        {"--share=1e-9999999x", "is not a number"},
+        {"--share=1e-9999999x", "--share: 1e-9999999x is not a number"},
         {"--threshold=-1", "--threshold: -1 is not a number from 0 to 1, nor off"},
         {"--order=randon", "--order: randon is not confidence or random; did you mean random?"},
         {"--order=", "--order: nothing is not confidence or random"},
@@ -255,7 +258,6 @@ TEST(numbers_are_strict) {
         sample_settings *settings = SAMPLE(cases[i].word);
         check_context("%s: %s", cases[i].word, error.message);
         CHECK(settings == NULL && strstr(error.message, cases[i].says) == error.message);
-        if (settings == NULL && i == 20) CHECK(strstr(error.message, cases[i].says) != NULL);
         forget(settings);
     }
     check_context("%s", "");
@@ -263,8 +265,8 @@ TEST(numbers_are_strict) {
 
 TEST(numbers_are_read) {
     parse_error error;
-    sample_settings *settings = SAMPLE("--steps", "0012", "-n", "9007199254740991", "--share=.25e0", "--threshold",
-                                       "off", "--order", "random", "--all");
+    sample_settings *settings = SAMPLE("--steps", "0012", "-n", "9007199254740991", "--share=.25e0",
+                                       "--threshold", "off", "--order", "random", "--all");
     REQUIRE(settings != NULL);
     CHECK_INT_EQ(settings->steps, 12);
     CHECK(settings->count == 9007199254740991u);
