@@ -38,7 +38,8 @@ static int run(const command *what, const void *settings) {
     if (shared->verbose) {
         char threads[24] = "all";
         if (shared->threads > 0) (void)snprintf(threads, sizeof threads, "%zu", shared->threads);
-        say("diffusionlm %s, threads: %s", dlm_version(), threads);
+        say("diffusionlm %s, %s, %s, threads: %s", dlm_version(), dlm_backend(), dlm_instruction_set(),
+            threads);
     }
     double start = now();
     int status = what->run(settings);

@@ -22,16 +22,16 @@ typedef enum option_kind {
 
 typedef struct option {
     const char *name;           /* without its dashes */
-    char letter;                /* 0: none */
-    option_kind kind;           /* says what type the field has */
     const char *argument;       /* what the help calls the value; not for flags and choices */
     size_t offset;              /* of the field in the settings */
     double min, max;            /* of numbers; both are allowed */
     const char *const *choices; /* ends with NULL */
     const char *word;           /* a word that stands for the number `word_value`, or NULL */
     double word_value;
-    bool required;
     const char *help;
+    option_kind kind; /* says what type the field has */
+    char letter;      /* 0: none */
+    bool required;
 } option;
 
 /* Rows of a table: OPTION_ROW(generate_settings, sample.steps, "steps", OPTION_SIZE, "N", .min = 1, ...). */

@@ -15,15 +15,16 @@ typedef struct text_choice {
 extern const char *const format_choices[];  /* in the order of dlm_text_format */
 extern const char *const invalid_choices[]; /* error, replace */
 
-#define TEXT_ROWS(settings, at)                                                                            \
-    OPTION_ROW(settings, at.format, .name = "format", .kind = OPTION_CHOICE, .choices = format_choices,    \
-               .help =                                                                                     \
-                   "where a document ends: at lines <|endoftext|>, at line ends, with the JSON object of " \
-                   "a line, with its file"),                                                               \
-        OPTION_ROW(settings, at.field, .name = "field", .kind = OPTION_TEXT, .argument = "NAME",           \
-                   .help = "with jsonl: the field that holds the document"),                               \
-        OPTION_ROW(settings, at.invalid, .name = "invalid", .kind = OPTION_CHOICE,                         \
-                   .choices = invalid_choices, .help = "what to do about bytes that are not UTF-8")
+#define TEXT_ROWS(settings, at)                                                                         \
+    OPTION_INNER_ROW(                                                                                   \
+        settings, at, text_choice, format, .name = "format", .kind = OPTION_CHOICE,                     \
+        .choices = format_choices,                                                                      \
+        .help = "where a document ends: at lines <|endoftext|>, at line ends, with the JSON object of " \
+                "a line, with its file"),                                                               \
+        OPTION_INNER_ROW(settings, at, text_choice, field, .name = "field", .kind = OPTION_TEXT,        \
+                         .argument = "NAME", .help = "with jsonl: the field that holds the document"),  \
+        OPTION_INNER_ROW(settings, at, text_choice, invalid, .name = "invalid", .kind = OPTION_CHOICE,  \
+                         .choices = invalid_choices, .help = "what to do about bytes that are not UTF-8")
 
 text_choice text_choice_defaults(void);
 
