@@ -37,6 +37,9 @@ typedef struct option {
 /* Rows of a table: OPTION_ROW(generate_settings, sample.steps, "steps", OPTION_SIZE, "N", .min = 1, ...). */
 #define OPTION_ROW(settings, field, ...) \
     { .offset = offsetof(settings, field), __VA_ARGS__ }
+/* The same of a field of type `inner` in the settings, which has a field of its own. */
+#define OPTION_INNER_ROW(settings, field, inner, own, ...) \
+    { .offset = offsetof(settings, field) + offsetof(inner, own), __VA_ARGS__ }
 
 #define OPTION_SEED_MAX    9007199254740991.0 /* 2^53 - 1: every JSON reader keeps it exactly */
 #define OPTION_COUNT_MAX   1e9
