@@ -182,6 +182,13 @@ dlm_data_info dlm_data_describe(const dlm_data *data) {
     return data->list.info;
 }
 
+uint64_t dlm__data_hash(const dlm_data *data) {
+    uint64_t hash = data->list.info.vocabulary_hash;
+    for (size_t i = 0; i < data->list.info.shards; i++)
+        hash = dlm__hash(&data->list.shards[i].checksum, sizeof data->list.shards[i].checksum, hash);
+    return hash;
+}
+
 const dlm_tokenizer *dlm_data_tokenizer(const dlm_data *data) {
     return data->tokenizer;
 }

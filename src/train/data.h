@@ -20,6 +20,9 @@ typedef struct dlm_document {
 /* The longest sequence length that data can be prepared or cut for. */
 #define DLM_DATA_SEQ_LEN_MAX ((size_t)1 << 20)
 
+/* A hash of all that the data hold: vocabulary, documents, how they are split into shards. */
+uint64_t dlm__data_hash(const dlm_data *data);
+
 dlm_document dlm__data_document(const dlm_data *data, uint64_t i);
 
 /* One training sequence before corruption. */

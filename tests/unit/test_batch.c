@@ -1,0 +1,320 @@
+/* Global batches: every recipe's lengths, masks, weights and passes, checked against the windows that they
+ * were drawn from. */
+#include "check.h"
+
+#include "train/batch.h"
+#include "training.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SEQ_LEN = 24, DOCUMENTS = 53, LONGEST = 60, SEED = 7 };
+
+typedef struct source {
+    dlm_data *data;
+    dlm_windows windows;
+} source;
+
+static bool open_source(bool original, source *s) {
+    dlm_error err;
+    *s = (source){0};
+    const char *dir = make_data(3, DOCUMENTS, LONGEST, SEQ_LEN);
+    return dir != NULL && CHECK_OK(dlm_data_open(dir, &s->data, &err), &err) &&
+           CHECK_OK(dlm__windows_create(s->data, SEQ_LEN, !original, original, DLM_PART_ALL, 1, 0, 0,
+                                        &s->windows, &err),
+                    &err);
+}
+
+static void close_source(source *s) {
+    dlm__windows_free(&s->windows);
+    dlm_data_close(s->data);
+}
+
+static dlm_batch_options options_of(dlm_recipe recipe) {
+    return (dlm_batch_options){.recipe = recipe,
+                               .weight = recipe == DLM_RECIPE_DEFAULT ? DLM_WEIGHT_ELBO : DLM_WEIGHT_UNIFORM,
+                               .schedule = DLM_SCHEDULE_COSINE,
+                               .seq_len = SEQ_LEN,
+                               .sequences = 10,
+                               .micro_tokens = 100,
+                               .tail_share = recipe == DLM_RECIPE_DEFAULT ? 0.1 : 0,
+                               .seed = SEED,
+                               .mask_id = 2,
+                               .pad_id = 0,
+                               .end_id = 3};
+}
+
+static dlm_global_batch *make(const dlm_batch_options *options, const source *s) {
+    dlm_error err;
+    dlm_global_batch *batch = NULL;
+    (void)CHECK_OK(dlm__global_batch_create(options, s->data, &s->windows, &batch, &err), &err);
+    return batch;
+}
+
+/* Checks passes against sequences: sizes, offsets, ids, masks, targets, weights, t. Returns the weights' sum.
+ */
+static double check_passes(const dlm_global_batch *batch) {
+    const dlm_batch_options *o = &batch->options;
+    dlm_workspace_size largest = dlm__global_batch_largest(o);
+    double sum = 0;
+    size_t b = 0, tokens = 0;
+    for (size_t m = 0; m < batch->n_micro; m++) {
+        const dlm_micro_batch *pass = &batch->micro[m];
+        dlm_segments seg = pass->batch.seg;
+        size_t T = seg.offsets[seg.n], row = 0;
+        CHECK(T <= o->micro_tokens || seg.n == 1);
+        CHECK(T <= largest.tokens && seg.n <= largest.sequences && pass->batch.R <= largest.rows);
+        if (m + 1 < batch->n_micro) CHECK(T + batch->drawn[b + seg.n].n > o->micro_tokens);
+        for (size_t s = 0; s < seg.n; s++, b++) {
+            const dlm_drawn *d = &batch->drawn[b];
+            const dlm_window *window = &batch->windows->list[d->window];
+            int32_t ids[SEQ_LEN];
+            (void)dlm__window_ids(batch->data, window, ids);
+            for (size_t i = window->n; i < d->n; i++)
+                ids[i] = o->recipe == DLM_RECIPE_ORIGINAL ? o->pad_id : o->end_id;
+            CHECK_INT_EQ(seg.offsets[s + 1] - seg.offsets[s], d->n);
+            CHECK_CLOSE(pass->batch.times[s], d->t, 1e-7);
+            size_t masked = 0;
+            for (size_t i = 0; i < d->n; i++) {
+                size_t at = seg.offsets[s] + i;
+                bool in_rows = row < pass->batch.R && (size_t)pass->batch.rows[row] == at;
+                CHECK_INT_EQ(pass->batch.ids[at], in_rows ? o->mask_id : ids[i]);
+                if (!in_rows) continue;
+                CHECK(i < d->real);
+                CHECK_INT_EQ(pass->targets[row], ids[i]);
+                CHECK_CLOSE(pass->weights[row], d->scale, 1e-7 * d->scale);
+                sum += d->scale;
+                row++;
+                masked++;
+            }
+            CHECK_INT_EQ(masked, d->masked);
+            tokens += d->real;
+        }
+        CHECK_INT_EQ(row, pass->batch.R);
+    }
+    CHECK_INT_EQ(b, o->sequences);
+    CHECK_INT_EQ(tokens, batch->tokens);
+    return sum;
+}
+
+TEST(default_recipe) {
+    source s;
+    dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT);
+    dlm_global_batch *batch = open_source(false, &s) ? make(&options, &s) : NULL;
+    REQUIRE(batch != NULL);
+    size_t moved = 0;
+    for (uint64_t step = 0; step < 50; step++) {
+        check_context("step %d", (int)step);
+        dlm__global_batch_draw(batch, step);
+        /* Each sequence's mean counts n / sum n, exactly. */
+        CHECK_CLOSE(check_passes(batch), 1, 1e-12);
+        bool dealt[10] = {false};
+        for (size_t b = 0; b < options.sequences; b++) {
+            const dlm_drawn *d = &batch->drawn[b];
+            CHECK(d->masked >= 1 && d->masked <= d->n && d->real == d->n);
+            CHECK_CLOSE(d->t, dlm__sigma_inverse(options.schedule, (double)d->masked / (double)d->n), 0);
+            CHECK_CLOSE(d->scale * (double)d->masked * (double)batch->tokens, (double)d->n, 1e-9);
+            /* k = 1 + floor(n u), u in the sequence's stratum, which no other sequence has. */
+            uint32_t stratum = batch->strata[b];
+            CHECK(stratum < 10 && !dealt[stratum]);
+            dealt[stratum] = true;
+            CHECK(d->masked >= 1 + d->n * stratum / 10 && d->masked <= (d->n * (stratum + 1) + 9) / 10);
+            moved += stratum != b;
+        }
+    }
+    CHECK_CLOSE(moved, 450, 5 * sqrt(45)); /* one of ten stays where it is, by chance */
+    dlm__global_batch_free(batch);
+    close_source(&s);
+}
+
+TEST(counts_are_uniform) {
+    source s;
+    dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT);
+    options.sequences = 7;
+    dlm_global_batch *batch = open_source(false, &s) ? make(&options, &s) : NULL;
+    REQUIRE(batch != NULL);
+    double chi = 0;
+    size_t counts[SEQ_LEN] = {0}, n = 0;
+    for (uint64_t step = 0; step < 4000; step++) {
+        dlm__global_batch_draw(batch, step);
+        for (size_t b = 0; b < 7; b++) {
+            if (batch->drawn[b].n != SEQ_LEN) continue;
+            counts[batch->drawn[b].masked - 1]++;
+            n++;
+        }
+    }
+    double expected = (double)n / SEQ_LEN;
+    for (size_t k = 0; k < SEQ_LEN; k++)
+        chi += ((double)counts[k] - expected) * ((double)counts[k] - expected) / expected;
+    CHECK(n > 5000 && chi < 50); /* 23 degrees of freedom: above 49.7 once in a thousand */
+    dlm__global_batch_free(batch);
+    close_source(&s);
+}
+
+TEST(tails) {
+    source s;
+    dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT);
+    dlm_global_batch *batch = open_source(false, &s) ? make(&options, &s) : NULL;
+    REQUIRE(batch != NULL);
+    size_t could = 0, did = 0, full = 0, ends = 0;
+    double place = 0;
+    for (uint64_t step = 0; step < 2000; step++) {
+        dlm__global_batch_draw(batch, step);
+        for (size_t b = 0; b < options.sequences; b++) {
+            const dlm_drawn *d = &batch->drawn[b];
+            const dlm_window *w = &s.windows.list[d->window];
+            bool room = w->ends && w->n < SEQ_LEN;
+            could += room;
+            if (d->n == w->n) continue;
+            CHECK(room && d->n > w->n && d->n <= SEQ_LEN);
+            did++;
+            full += d->n == SEQ_LEN;
+            /* Uniform on n + 1 .. L: its place, in steps of 1/m, has mean 1/2. */
+            double m = (double)(SEQ_LEN - w->n);
+            place += ((double)(d->n - w->n) - 0.5) / m;
+        }
+        for (size_t m = 0; m < batch->n_micro; m++) {
+            const dlm_micro_batch *pass = &batch->micro[m];
+            for (size_t r = 0; r < pass->batch.R; r++) ends += pass->targets[r] == options.end_id;
+        }
+    }
+    double share = (double)did / (double)could;
+    CHECK_CLOSE(share, 0.1, 5 * sqrt(0.09 / (double)could));
+    CHECK_CLOSE(place / (double)did, 0.5, 5 * sqrt(1.0 / 12 / (double)did));
+    CHECK(full > 0 && ends > did);
+    dlm__global_batch_free(batch);
+    close_source(&s);
+}
+
+/* Other weights: w(t) over the density of t. */
+TEST(weights_of_the_default_recipe) {
+    static const dlm_loss_weight weights[] = {DLM_WEIGHT_FLAT, DLM_WEIGHT_UNIFORM, DLM_WEIGHT_INV_SIGMA,
+                                              DLM_WEIGHT_SIGMA};
+    source s;
+    bool open = open_source(false, &s);
+    for (size_t i = 0; open && i < 8; i++) {
+        dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT);
+        options.weight = weights[i / 2];
+        options.schedule = i % 2 == 0 ? DLM_SCHEDULE_COSINE : DLM_SCHEDULE_LINEAR;
+        dlm_global_batch *batch = make(&options, &s);
+        REQUIRE(batch != NULL);
+        dlm__global_batch_draw(batch, 1);
+        (void)check_passes(batch);
+        for (size_t b = 0; b < options.sequences; b++) {
+            const dlm_drawn *d = &batch->drawn[b];
+            double w = dlm__loss_weight(options.weight, options.schedule, d->t);
+            double want = (double)d->n / (double)batch->tokens / (double)d->masked * w /
+                          dlm__sigma_slope(options.schedule, d->t);
+            CHECK_CLOSE(d->scale, want, 1e-12 * want);
+            /* `flat` on exact counts is the share of masked positions. */
+            if (options.weight == DLM_WEIGHT_FLAT) CHECK_CLOSE(d->scale * (double)batch->tokens, 1, 1e-9);
+        }
+        dlm__global_batch_free(batch);
+    }
+    close_source(&s);
+}
+
+TEST(original_recipe) {
+    source s;
+    dlm_batch_options options = options_of(DLM_RECIPE_ORIGINAL);
+    options.weight = DLM_WEIGHT_INV_SIGMA;
+    dlm_global_batch *batch = open_source(true, &s) ? make(&options, &s) : NULL;
+    REQUIRE(batch != NULL);
+    CHECK_INT_EQ(s.windows.n, DOCUMENTS);
+    double t_sum = 0, expected = 0, variance = 0, masked = 0;
+    for (uint64_t step = 0; step < 400; step++) {
+        dlm__global_batch_draw(batch, step);
+        (void)check_passes(batch);
+        CHECK_INT_EQ(batch->n_micro, 3); /* four of 24 in 100 */
+        for (size_t b = 0; b < options.sequences; b++) {
+            const dlm_drawn *d = &batch->drawn[b];
+            CHECK(d->n == SEQ_LEN && d->real == s.windows.list[d->window].n && d->t >= 1e-3 && d->t < 1);
+            double sigma = dlm__sigma(options.schedule, d->t);
+            t_sum += d->t;
+            expected += sigma * (double)d->real;
+            variance += sigma * (1 - sigma) * (double)d->real;
+            masked += (double)d->masked;
+            double weight = fmin(1 / sigma, 10) / (double)options.sequences;
+            CHECK_CLOSE(d->scale * (double)d->masked, d->masked > 0 ? weight : 0, 1e-12);
+        }
+    }
+    CHECK_CLOSE(t_sum / 4000, 0.5, 5 * sqrt(1.0 / 12 / 4000));
+    CHECK_CLOSE(masked, expected, 5 * sqrt(variance));
+    dlm__global_batch_free(batch);
+    close_source(&s);
+}
+
+TEST(an_epoch_reads_each_window_once) {
+    source s;
+    dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT);
+    options.sequences = 9;
+    dlm_global_batch *batch = open_source(false, &s) ? make(&options, &s) : NULL;
+    REQUIRE(batch != NULL);
+    enum { EPOCHS = 3 };
+    size_t n = s.windows.n, at = 0, same_place = 0;
+    uint32_t *seen = calloc(n, sizeof *seen), *first = calloc(n, sizeof *first);
+    if (seen == NULL || first == NULL) abort();
+    CHECK(n % options.sequences != 0); /* batches go over the border of epochs */
+    for (uint64_t step = 0; at < EPOCHS * n; step++) {
+        dlm__global_batch_draw(batch, step);
+        CHECK_INT_EQ(batch->epoch, at / n);
+        CHECK_INT_EQ(batch->place, at % n);
+        for (size_t b = 0; b < options.sequences && at < EPOCHS * n; b++, at++) {
+            uint32_t window = batch->drawn[b].window;
+            CHECK_INT_EQ(seen[window], at / n);
+            seen[window]++;
+            if (at < n)
+                first[at] = window;
+            else
+                same_place += first[at % n] == window;
+        }
+    }
+    CHECK(same_place < 20); /* 2 by chance */
+    free(seen);
+    free(first);
+    dlm__global_batch_free(batch);
+    close_source(&s);
+}
+
+/* Two batches hold the same sequences, however they are split into passes. */
+static void check_same(const dlm_global_batch *a, const dlm_global_batch *b) {
+    size_t n = a->options.sequences;
+    for (size_t i = 0; i < n; i++) {
+        CHECK_INT_EQ(a->drawn[i].window, b->drawn[i].window);
+        CHECK_INT_EQ(a->drawn[i].n, b->drawn[i].n);
+        CHECK_INT_EQ(a->drawn[i].masked, b->drawn[i].masked);
+    }
+    CHECK_INT_EQ(a->tokens, b->tokens);
+    CHECK_MEM_EQ(a->ids, b->ids, a->tokens * sizeof *a->ids);
+    CHECK_MEM_EQ(a->times, b->times, n * sizeof *a->times);
+    size_t rows = 0;
+    for (size_t i = 0; i < n; i++) rows += a->drawn[i].masked;
+    CHECK_MEM_EQ(a->targets, b->targets, rows * sizeof *a->targets);
+    CHECK_MEM_EQ(a->weights, b->weights, rows * sizeof *a->weights);
+}
+
+TEST(draws_depend_on_the_step_alone) {
+    source s;
+    dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT), small = options, other = options;
+    small.micro_tokens = 1;
+    other.seed++;
+    bool open = open_source(false, &s);
+    dlm_global_batch *in_order = open ? make(&options, &s) : NULL;
+    dlm_global_batch *alone = open ? make(&small, &s) : NULL;
+    dlm_global_batch *reseeded = open ? make(&other, &s) : NULL;
+    REQUIRE(in_order != NULL && alone != NULL && reseeded != NULL);
+    for (uint64_t step = 0; step <= 40; step++) dlm__global_batch_draw(in_order, step);
+    dlm__global_batch_draw(alone, 40);
+    CHECK_INT_EQ(alone->n_micro, options.sequences);
+    (void)check_passes(alone);
+    check_same(in_order, alone);
+    dlm__global_batch_draw(reseeded, 40);
+    CHECK(memcmp(reseeded->ids, alone->ids, alone->tokens * sizeof *alone->ids) != 0);
+    dlm__global_batch_draw(alone, 39);
+    CHECK(memcmp(in_order->times, alone->times, options.sequences * sizeof *alone->times) != 0);
+    dlm__global_batch_free(in_order);
+    dlm__global_batch_free(alone);
+    dlm__global_batch_free(reseeded);
+    close_source(&s);
+}
