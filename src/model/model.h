@@ -19,19 +19,26 @@ struct dlm_model {
  * everywhere (operands rounded, then widened where the hardware has none). I8: DLM_UNSUPPORTED. */
 dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_error *err);
 
-/* The folder that MODEL names: itself, or the newest checkpoint of a run folder (the name in its file
- * `latest`). free() it. */
+/* The folder that MODEL names: itself, or the newest checkpoint of a run folder, checkpoints/NAME with the
+ * NAME in its file `latest`. free() it. */
 dlm_status dlm__model_folder(const char *path, char **folder, dlm_error *err);
 
-/* Reads all of layout's tensors from a safetensors file into params: missing, extra or differently shaped
- * tensors and values that are not finite are errors that name them. */
+/* Whether a safetensors file holds just layout's tensors: missing, extra or differently shaped ones are
+ * errors that name them. */
+struct dlm_safetensors;
+dlm_status dlm__weights_check(const dlm_layout *layout, const struct dlm_safetensors *file, dlm_error *err);
+/* Checks, and reads them into params (total floats, padding zeroed). F16, BF16 and F64 are converted; a value
+ * that is not finite is an error that names it. */
+dlm_status dlm__weights_read(const dlm_layout *layout, const struct dlm_safetensors *file, float *params,
+                             dlm_error *err);
+/* The same from the file at path. */
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err);
 /* Writes params as float32 safetensors, with the config as metadata "config". */
 dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params, dlm_error *err);
 
-/* A model from memory: a copy of params (total floats) with a config, tokenizer (may be NULL; borrowed
- * through a reload from tokenizer_dir, may be NULL) and lengths (copied; may be NULL). Used by the trainer
- * for evaluation and samples, and by tests. */
+/* A model from memory: a copy of params (total floats) with a config, the tokenizer of tokenizer_dir (may be
+ * NULL: none) and a copy of lengths (may be NULL). Used by the trainer for evaluation and samples, and by
+ * tests. */
 dlm_status dlm__model_create(const dlm_config *config, const float *params, const char *tokenizer_dir,
                              const uint64_t *lengths, dlm_precision precision, dlm_model **model,
                              dlm_error *err);

@@ -1,0 +1,92 @@
+/* What the files of one pass share: the workspace's memory, and the steps of forward and backward. Row counts
+ * that enter products are rounded (dlm__round_rows), and every operand's rows behind the last real one hold
+ * zeros, so that they add nothing to the gradient of a weight. */
+#ifndef DLM_PASS_H
+#define DLM_PASS_H
+
+#include "model/network.h"
+
+/* What a block leaves for its backward pass. Without training all blocks share one of these, and h is
+ * overwritten in place. */
+typedef struct dlm_layer {
+    float *h;   /* (T,C) before the block */
+    float *mod; /* (S,6C), with adaLN: shift1, scale1, gate1, shift2, scale2, gate2 */
+    float *mean1, *rstd1, *mean2, *rstd2; /* (T) of the two norms */
+    float *qkv;                           /* (T,3C), q and k rotated */
+    float *lse;                           /* (T,H), or NULL */
+    void *o;                              /* (T,C) of the operand type: attention before proj */
+    float *y1, *y2;                       /* (T,C) what the branches add, before their gates */
+    float *f1;                            /* (T,F) before GELU */
+} dlm_layer;
+
+/* Gradients under way, and operands made from them. */
+typedef struct dlm_backward_memory {
+    float *dh;                 /* (T,C) */
+    float *dmod;               /* (S,6C) */
+    void *dmod_operand;        /* (S,6C); dmod itself in float32 */
+    float *dcondition, *dtime; /* (S,C) */
+    void *dtime_operand;       /* (S,C) */
+    void *dy;                  /* (T,C) operand */
+    float *narrow;             /* (T,C) */
+    float *wide;               /* (T, max(F,3C)) */
+    void *wide_operand;        /* (T, max(F,3C)) */
+    float *dfinal;             /* (R,C) of the final norm's output */
+    float *drows;              /* (R,C) of its input */
+    void *dlogits;             /* (chunk,V) operand; the logits themselves in float32 */
+} dlm_backward_memory;
+
+struct dlm_workspace {
+    const dlm_layout *layout;
+    dlm_compute *compute;
+    dlm_dtype type;
+    dlm_workspace_size size;
+    size_t chunk; /* rows whose logits are held at once */
+    dlm_arena arena;
+
+    /* the batch of the last pass */
+    size_t S, T, R; /* its sequences, positions, rows */
+    size_t S_rounded, T_rounded;
+    dlm_segments seg, row_seg; /* of its positions, and of its rows */
+    size_t *row_offsets;       /* (S + 1) */
+
+    float *cos_table, *sin_table; /* (Lmax, D/2), with rotary positions */
+    void *features;               /* (S,256) operand */
+    float *time_hidden;           /* (S,C) t_embedder.mlp.0's output */
+    void *time_operand;           /* (S,C) SiLU of it */
+    float *c;                     /* (S,C) */
+    void *condition;              /* (S,C) operand SiLU(c) */
+    dlm_layer *layers;            /* (depth + 1), of the last only h */
+    float *mid;                   /* (T,C) between a block's branches */
+    void *a;                      /* (T,C) operand: modulated norm */
+    void *g;                      /* (T,F) operand: GELU */
+    float *final_mod;             /* (S,2C) */
+    float *rows_h;                /* (R,C) */
+    float *final_mean, *final_rstd;
+    void *final_a; /* (R,C) operand */
+    float *logits; /* (chunk,V) */
+    dlm_backward_memory back;
+};
+
+/* Modulation vectors: vector k of sequence s is at base + k*C + s*stride. */
+typedef struct dlm_modulation {
+    const float *base;
+    size_t stride;
+} dlm_modulation;
+
+/* Zeroes rows `rows` .. rounded - 1 of x (rounded, width). */
+void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtype type);
+/* The weights of a product in the network's operand type. */
+const void *dlm__weights(const dlm_network *network, size_t offset);
+/* Modulations of a block or the final layer: `learned` where time is none, else what the forward pass left in
+ * `made` (S, n*C). */
+dlm_modulation dlm__modulation(const dlm_network *network, size_t learned, const float *made, size_t n);
+
+/* d loss / d logits of rows first .. first + n - 1 is in back.dlogits (rows behind them zero): the final
+ * linear's gradients, and back.dfinal of these rows. */
+void dlm__backward_logits(dlm_workspace *workspace, const dlm_network *network, size_t first, size_t n,
+                          float *gradients);
+/* The rest, from back.dfinal. */
+void dlm__backward(dlm_workspace *workspace, const dlm_network *network, const int32_t *ids,
+                   const int32_t *rows, float *gradients);
+
+#endif

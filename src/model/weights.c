@@ -1,0 +1,106 @@
+/* Weights on disk: the parameter table against the tensors of a safetensors file. */
+#include "model/model.h"
+
+#include "format/safetensors.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* "(3072, 1024)" into text. */
+static const char *shape_text(size_t ndim, const size_t *shape, char *text, size_t size) {
+    size_t n = 0;
+    (void)snprintf(text, size, "()");
+    for (size_t i = 0; i < ndim && n < size; i++) {
+        int more =
+            snprintf(text + n, size - n, "%s%zu%s", i == 0 ? "(" : ", ", shape[i], i + 1 == ndim ? ")" : "");
+        n += more > 0 ? (size_t)more : 0;
+    }
+    return text;
+}
+
+static bool is_floating(dlm_st_type type) {
+    return type == DLM_ST_F32 || type == DLM_ST_F16 || type == DLM_ST_BF16 || type == DLM_ST_F64;
+}
+
+static dlm_status check_tensor(const char *path, const dlm_param *param, const dlm_st_tensor *tensor,
+                               dlm_error *err) {
+    if (tensor == NULL) {
+        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s, which its config wants, is missing", path,
+                         param->name);
+    }
+    if (!is_floating(tensor->type)) {
+        return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values", path,
+                         param->name, tensor->type_name);
+    }
+    if (tensor->ndim != param->ndim ||
+        memcmp(tensor->shape, param->shape, param->ndim * sizeof(size_t)) != 0) {
+        char has[200], wants[80];
+        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is %s, config wants %s", path, param->name,
+                         shape_text(tensor->ndim, tensor->shape, has, sizeof has),
+                         shape_text(param->ndim, param->shape, wants, sizeof wants));
+    }
+    return DLM_OK;
+}
+
+dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_safetensors *file, dlm_error *err) {
+    const char *path = dlm__safetensors_path(file);
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        DLM_TRY(check_tensor(path, param, dlm__safetensors_find(file, param->name), err));
+    }
+    if (dlm__safetensors_count(file) == layout->n) return DLM_OK;
+    const char *name = "";
+    for (size_t i = 0; i < dlm__safetensors_count(file); i++) {
+        name = dlm__safetensors_at(file, i)->name;
+        if (dlm__layout_find(layout, name) == NULL) break;
+    }
+    return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is none of this config's", path, name);
+}
+
+dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_safetensors *file, float *params,
+                             dlm_error *err) {
+    DLM_TRY(dlm__weights_check(layout, file, err));
+    memset(params, 0, layout->total * sizeof *params);
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        float *values = params + param->offset;
+        DLM_TRY(dlm__safetensors_floats(file, dlm__safetensors_find(file, param->name), values, err));
+        for (size_t j = 0; j < param->count; j++) {
+            if (isfinite(values[j])) continue;
+            return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32",
+                             dlm__safetensors_path(file), j, param->name, (double)values[j]);
+        }
+    }
+    return DLM_OK;
+}
+
+dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err) {
+    dlm_safetensors *file;
+    DLM_TRY(dlm__safetensors_open(path, &file, err));
+    dlm_status status = dlm__weights_read(layout, file, params, err);
+    dlm__safetensors_close(file);
+    return status;
+}
+
+dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params,
+                             dlm_error *err) {
+    dlm_st_entry *entries = dlm__calloc(layout->n, sizeof *entries);
+    char *config = dlm__config_text(&layout->config);
+    if (entries == NULL || config == NULL) {
+        free(entries);
+        free(config);
+        return dlm__fail_memory(err, path, layout->n * sizeof *entries);
+    }
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        entries[i] = (dlm_st_entry){
+            .name = param->name, .type = DLM_ST_F32, .ndim = param->ndim, .data = params + param->offset};
+        memcpy(entries[i].shape, param->shape, param->ndim * sizeof *param->shape);
+    }
+    const char *const metadata[] = {"config", config, NULL};
+    dlm_status status = dlm__safetensors_save(path, entries, layout->n, metadata, err);
+    free(entries);
+    free(config);
+    return status;
+}

@@ -1,0 +1,161 @@
+/* The memory of a pass: one layout function, run once to measure and once to bind. */
+#include "model/pass.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows of logits held at once: enough that reading and writing the final linear's gradient once for each
+ * chunk costs little beside the products, few enough that logits stay small beside the activations. */
+#define CHUNK_ROWS ((size_t)512)
+
+static float *floats(dlm_workspace *w, size_t rows, size_t width) {
+    size_t n;
+    if (!dlm__size_mul(rows, width, &n)) w->arena.overflow = true;
+    return dlm__arena_take(&w->arena, n, sizeof(float));
+}
+
+static void *operands(dlm_workspace *w, size_t rows, size_t width) {
+    size_t n;
+    if (!dlm__size_mul(rows, width, &n)) w->arena.overflow = true;
+    return dlm__arena_take(&w->arena, n, dlm__dtype_size(w->type));
+}
+
+static void lay_block(dlm_workspace *w, dlm_layer *layer, size_t T, size_t S) {
+    const dlm_config *config = &w->layout->config;
+    size_t C = config->hidden_size;
+    bool training = w->size.training;
+    layer->h = floats(w, T, C);
+    layer->mod = config->time == DLM_TIME_ADALN ? floats(w, S, 6 * C) : NULL;
+    layer->mean1 = floats(w, T, 1);
+    layer->rstd1 = floats(w, T, 1);
+    layer->mean2 = floats(w, T, 1);
+    layer->rstd2 = floats(w, T, 1);
+    layer->qkv = floats(w, T, 3 * C);
+    layer->lse = training ? floats(w, T, config->num_heads) : NULL;
+    layer->o = operands(w, T, C);
+    layer->y1 = floats(w, T, C);
+    layer->y2 = training ? floats(w, T, C) : layer->y1;
+    layer->f1 = floats(w, T, dlm__config_hidden(config));
+}
+
+static void lay_blocks(dlm_workspace *w, size_t T, size_t S) {
+    size_t depth = w->layout->config.depth;
+    for (size_t i = 0; i < depth; i++) {
+        if (w->size.training || i == 0) {
+            lay_block(w, &w->layers[i], T, S);
+        } else {
+            w->layers[i] = w->layers[0];
+        }
+    }
+    w->layers[depth].h = w->size.training ? floats(w, T, w->layout->config.hidden_size) : w->layers[0].h;
+}
+
+static void lay_time(dlm_workspace *w, size_t S) {
+    size_t C = w->layout->config.hidden_size;
+    w->features = operands(w, S, (size_t)2 * DLM_TIME_FREQUENCIES);
+    w->time_hidden = floats(w, S, C);
+    w->time_operand = operands(w, S, C);
+    w->c = floats(w, S, C);
+    w->condition = operands(w, S, C);
+    w->final_mod = floats(w, S, 2 * C);
+}
+
+static void lay_backward(dlm_workspace *w, size_t T, size_t S, size_t R) {
+    const dlm_config *config = &w->layout->config;
+    size_t C = config->hidden_size, F = dlm__config_hidden(config), wide = F > 3 * C ? F : 3 * C;
+    dlm_backward_memory *back = &w->back;
+    bool convert = w->type != DLM_F32;
+    back->dh = floats(w, T, C);
+    back->dmod = floats(w, S, 6 * C);
+    back->dmod_operand = convert ? operands(w, S, 6 * C) : back->dmod;
+    back->dcondition = floats(w, S, C);
+    back->dtime = floats(w, S, C);
+    back->dtime_operand = convert ? operands(w, S, C) : back->dtime;
+    back->dy = operands(w, T, C);
+    back->narrow = floats(w, T, C);
+    back->wide = floats(w, T, wide);
+    back->wide_operand = operands(w, T, wide);
+    back->dfinal = floats(w, R, C);
+    back->drows = floats(w, R, C);
+    back->dlogits = convert ? operands(w, w->chunk, config->vocab_size) : (void *)w->logits;
+}
+
+static void lay(dlm_workspace *w) {
+    const dlm_config *config = &w->layout->config;
+    size_t C = config->hidden_size, half = dlm__config_head(config) / 2;
+    size_t T = dlm__round_rows(w->compute, w->size.tokens),
+           S = dlm__round_rows(w->compute, w->size.sequences);
+    size_t R = dlm__round_up(w->size.rows, w->chunk);
+    w->row_offsets = dlm__arena_take(&w->arena, w->size.sequences + 1, sizeof *w->row_offsets);
+    if (config->position == DLM_POSITION_BOTH) {
+        w->cos_table = floats(w, config->max_seq_len, half);
+        w->sin_table = floats(w, config->max_seq_len, half);
+    }
+    if (config->time == DLM_TIME_ADALN) lay_time(w, S);
+    lay_blocks(w, T, S);
+    w->mid = floats(w, T, C);
+    w->a = operands(w, T, C);
+    w->g = operands(w, T, dlm__config_hidden(config));
+    w->rows_h = floats(w, R, C);
+    w->final_mean = floats(w, R, 1);
+    w->final_rstd = floats(w, R, 1);
+    w->final_a = operands(w, R, C);
+    w->logits = floats(w, w->chunk, config->vocab_size);
+    if (w->size.training) lay_backward(w, T, S, R);
+}
+
+static dlm_status check_size(dlm_workspace_size size, dlm_error *err) {
+    if (size.tokens > 0 && size.sequences > 0 && size.rows > 0 && size.tokens <= INT32_MAX &&
+        size.sequences <= size.tokens && size.rows <= size.tokens) {
+        return DLM_OK;
+    }
+    return dlm__fail(err, DLM_ARGUMENT, "no workspace for %zu positions in %zu sequences with %zu rows",
+                     size.tokens, size.sequences, size.rows);
+}
+
+dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_compute *compute,
+                                 dlm_workspace_size size, dlm_workspace **workspace, dlm_error *err) {
+    *workspace = NULL;
+    DLM_TRY(check_size(size, err));
+    dlm_workspace *w = dlm__calloc(1, sizeof *w);
+    if (w == NULL) return dlm__fail_memory(err, "workspace", sizeof *w);
+    w->layout = layout;
+    w->compute = compute;
+    w->type = type;
+    w->size = size;
+    w->chunk = dlm__round_rows(compute, size.rows < CHUNK_ROWS ? size.rows : CHUNK_ROWS);
+    w->layers = dlm__calloc(layout->config.depth + 1, sizeof *w->layers);
+    dlm_status status = DLM_OK;
+    if (w->layers == NULL)
+        status = dlm__fail_memory(err, "workspace", layout->config.depth * sizeof *w->layers);
+    if (status == DLM_OK) {
+        lay(w);
+        status = dlm__arena_allocate(&w->arena, "workspace", err);
+    }
+    if (status != DLM_OK) {
+        dlm__workspace_free(w);
+        return status;
+    }
+    lay(w);
+    if (layout->config.position == DLM_POSITION_BOTH) {
+        dlm__rotary_table(layout->config.max_seq_len, dlm__config_head(&layout->config), w->cos_table,
+                          w->sin_table);
+    }
+    *workspace = w;
+    return DLM_OK;
+}
+
+void dlm__workspace_free(dlm_workspace *workspace) {
+    if (workspace == NULL) return;
+    dlm__arena_free(&workspace->arena);
+    free(workspace->layers);
+    free(workspace);
+}
+
+const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i) {
+    return workspace->layers[i].h;
+}
+
+const float *dlm__workspace_condition(const dlm_workspace *workspace) {
+    return workspace->c;
+}
