@@ -110,15 +110,11 @@ static void packed(dlm_compute *compute, const char *folder) {
 }
 
 TEST(states_and_logits) {
-    for (size_t i = 0; i < NETWORK_FIXTURES; i++) {
-        if (golden_path(network_fixtures[i]) != NULL) for_each_compute(forward, network_fixtures[i]);
-    }
+    for_each_network(forward);
 }
 
 TEST(packed_sequences) {
-    for (size_t i = 0; i < NETWORK_FIXTURES; i++) {
-        if (golden_path(network_fixtures[i]) != NULL) for_each_compute(packed, network_fixtures[i]);
-    }
+    for_each_network(packed);
 }
 
 /* ---- a model made here
