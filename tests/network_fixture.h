@@ -50,7 +50,9 @@ static inline int32_t *fixture_ints(const dlm_safetensors *file, const char *nam
 
 /* The fixture's model, as it is loaded; NULL where there is none. */
 static inline dlm_model *fixture_model(const char *folder, dlm_precision precision) {
-    const char *path = golden_path(folder);
+    char name[128];
+    (void)snprintf(name, sizeof name, "%s/model.safetensors", folder);
+    const char *path = golden_path(name);
     dlm_model_options options = dlm_model_defaults();
     options.precision = precision;
     dlm_model *model = NULL;
