@@ -1,0 +1,14 @@
+/* dlm_sample and dlm_refine on a chosen instruction set (isa as for dlm__compute_create, NULL: the best). */
+#ifndef DLM_SAMPLER_H
+#define DLM_SAMPLER_H
+
+#include "diffusion/sampling.h"
+
+dlm_status dlm__sample(const char *isa, const dlm_model *model, const dlm_sample_options *options,
+                       size_t first, size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
+                       float *confidence, size_t *forwards, dlm_error *err);
+dlm_status dlm__refine(const char *isa, const dlm_model *model, const dlm_refine_options *options,
+                       size_t first, size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
+                       dlm_error *err);
+
+#endif
