@@ -9,6 +9,7 @@ enum { BANNED_MOST = 3 };
 /* A group holds at most this many positions and logits, unless a single sequence has more: enough to keep
  * matrix products busy, little enough for memory. */
 #define GROUP_POSITIONS ((size_t)2048)
+#define GROUP_SEQUENCES ((size_t)512)
 #define GROUP_LOGITS    ((size_t)1 << 24)
 
 struct dlm_denoiser {
@@ -70,7 +71,8 @@ static dlm_status prepare(dlm_denoiser *d, const char *isa, dlm_error *err) {
     d->capacity = GROUP_LOGITS / d->V < GROUP_POSITIONS ? GROUP_LOGITS / d->V : GROUP_POSITIONS;
     if (d->capacity > total) d->capacity = total;
     if (d->capacity < longest) d->capacity = longest;
-    d->sequences = d->n < d->capacity ? d->n : d->capacity;
+    d->sequences = d->n < GROUP_SEQUENCES ? d->n : GROUP_SEQUENCES;
+    if (d->sequences > d->capacity) d->sequences = d->capacity;
     layout(d);
     DLM_TRY(dlm__arena_allocate(&d->arena, "the logits of samples", err));
     layout(d);

@@ -31,7 +31,9 @@ dlm_status dlm_sample_text(const dlm_model *model, const int32_t *ids, size_t n,
         for (size_t i = 0; i < n; i++)
             if (ids[i] == model->end_id) n = i;
     DLM_TRY(dlm_tokenizer_decode(model->tokenizer, ids, n, true, text, bytes, err));
-    if (*bytes > 0 && (*text)[0] == ' ' && dlm_tokenizer_describe(model->tokenizer).add_prefix_space)
-        memmove(*text, *text + 1, (*bytes)--); /* with the 0 behind it */
+    if (*bytes > 0 && (*text)[0] == ' ' && dlm_tokenizer_describe(model->tokenizer).add_prefix_space) {
+        memmove(*text, *text + 1, *bytes); /* with the 0 behind it */
+        --*bytes;
+    }
     return DLM_OK;
 }

@@ -1,0 +1,54 @@
+/* Likelihood of sequences: the NELBO by exact mask counts (any-order autoregressive bound: Uria et al. 2014,
+ * Hoogeboom et al. 2022; spec of the estimate in docs/likelihood.md), and the original's evaluation
+ * cross-entropy.
+ *
+ * The masks are a function of (seed, index of the window, draw) alone, so two models are measured on the same
+ * ones. Draw d of M of window w masks k = 1 + floor(n (d + u)/M) positions, u = (u_d + w * golden ratio) mod
+ * 1 with u_d drawn once: uniform for each window, and spread evenly over consecutive ones (a Weyl sequence).
+ */
+#ifndef DLM_LIKELIHOOD_H
+#define DLM_LIKELIHOOD_H
+
+#include "diffusion/process.h"
+
+#define DLM_DRAWS_MAX         ((size_t)1 << 20)
+#define DLM_NELBO_EXACT_LIMIT ((size_t)20)
+
+typedef struct dlm_likelihood_options {
+    uint64_t seed;
+    size_t draws;       /* masks of each window, 1 .. DLM_DRAWS_MAX */
+    bool cross_entropy; /* also the original's, by one more mask of each window */
+    dlm_schedule schedule;
+    int32_t mask_id;
+    size_t longest; /* positions of the longest window */
+} dlm_likelihood_options;
+
+typedef struct dlm_likelihood dlm_likelihood;
+/* network and compute are borrowed. */
+dlm_status dlm__likelihood_create(const dlm_network *network, dlm_compute *compute,
+                                  const dlm_likelihood_options *options, dlm_likelihood **likelihood,
+                                  dlm_error *err);
+void dlm__likelihood_free(dlm_likelihood *likelihood);
+
+/* A window to score: the first n of the ids that the model is shown; the others are padding. */
+typedef struct dlm_scored {
+    const int32_t *ids; /* (shown) */
+    size_t n, shown;
+    uint64_t bytes; /* of text that the n ids stand for */
+    bool continues; /* belongs to the document of the window before */
+} dlm_scored;
+
+/* Adds the next window; its index is how many were added before. ids are copied. A cross-entropy that is not
+ * finite is DLM_NOT_FINITE (perhaps reported with a later window, since they are measured in packed passes).
+ */
+dlm_status dlm__likelihood_add(dlm_likelihood *likelihood, const dlm_scored *window, dlm_error *err);
+/* Measures what is left to measure and fills in all of result but seconds. To be called once. Cross-entropy
+ * that was not asked for, and standard errors that the data do not tell, are not numbers. */
+dlm_status dlm__likelihood_end(dlm_likelihood *likelihood, dlm_eval_result *result, dlm_error *err);
+
+/* NELBO in nats of the n ids (1 .. DLM_NELBO_EXACT_LIMIT) by enumeration of all 2^n - 1 masks:
+ * n E_{k uniform on 1..n} E_{k masked} mean cross-entropy, at t = sigma^-1(k/n). */
+dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
+                            int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err);
+
+#endif
