@@ -60,9 +60,7 @@ static dlm_status prepare(dlm_denoiser *d, const char *isa, dlm_error *err) {
     const dlm_model *model = d->model;
     ban(d, model->mask_id);
     ban(d, model->pad_id);
-    ban(d, model->unk_id);
-    if (d->banned_n == d->V)
-        return dlm__fail(err, DLM_ARGUMENT, "all %zu tokens of the vocabulary are banned from samples", d->V);
+    ban(d, model->unk_id); /* a vocabulary has at least four tokens */
     size_t longest = 0, total = d->offsets[d->n];
     for (size_t b = 0; b < d->n; b++) {
         const size_t L = d->offsets[b + 1] - d->offsets[b];

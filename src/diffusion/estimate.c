@@ -41,16 +41,21 @@ void dlm__estimate_end_document(dlm_estimate *e) {
     add(&e->documents, &e->document);
 }
 
-/* The curve, constant in `groups` groups of bins; 0 where nothing was seen. */
+/* The curve, constant in `groups` groups of bins; where nothing was seen, as in the next group below, or else
+ * above, where something was. */
 static void fit_curve(const dlm_estimate *e, size_t groups, double curve[BINS]) {
     const size_t width = BINS / groups;
+    bool seen = false;
     for (size_t first = 0; first < BINS; first += width) {
         double n = 0, nx = 0;
         for (size_t b = first; b < first + width; b++) {
             n += e->n[b];
             nx += e->nx[b];
         }
-        for (size_t b = first; b < first + width; b++) curve[b] = n > 0 ? nx / n : 0;
+        const double value = n > 0 ? nx / n : first > 0 ? curve[first - 1] : 0;
+        const size_t from = n > 0 && !seen ? 0 : first;
+        for (size_t b = from; b < first + width; b++) curve[b] = value;
+        seen = seen || n > 0;
     }
 }
 
