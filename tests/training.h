@@ -1,10 +1,11 @@
-/* Small data for tests of training, written shard by shard. */
+/* Small data and small runs for tests of training. */
 #ifndef DLM_TESTS_TRAINING_H
 #define DLM_TESTS_TRAINING_H
 
 #include "check.h"
 
 #include "train/shard.h"
+#include "train/trainer.h"
 
 /* Ids of single bytes in the tokenizers of the fixtures: 4 .. 259. */
 enum { FIRST_BYTE = 4, BYTES = 256, DOCUMENT_MAX = 64 };
@@ -51,6 +52,49 @@ static inline const char *make_data(uint64_t seed, size_t documents, size_t long
     dlm__shard_list_free(&list);
     dlm_tokenizer_free(tokenizer);
     return ok ? dir : NULL;
+}
+
+/* Options of a run of some milliseconds a step on such data. */
+static inline dlm_train_options tiny_run(dlm_recipe recipe, const char *data, const char *run) {
+    dlm_train_options o = dlm_train_defaults(recipe);
+    o.data = data;
+    o.run = run;
+    o.hidden_size = 16;
+    o.depth = 2;
+    o.num_heads = 2;
+    o.seq_len = 16;
+    o.batch = 6;
+    o.micro_tokens = 40;
+    o.steps = 12;
+    o.warmup = 3;
+    o.lr = 1e-2;
+    o.log_every = 1;
+    o.eval_every = o.sample_every = o.save_every = 0;
+    o.eval_documents = 0;
+    o.seed = 5;
+    return o;
+}
+
+/* Takes steps until the run is complete or `until` steps are done; the last report. */
+static inline dlm_status train_until(dlm_trainer *trainer, size_t until, dlm_train_report *report,
+                                     dlm_error *err) {
+    bool finished = false;
+    dlm_status status;
+    do status = dlm_trainer_step(trainer, report, &finished, err);
+    while (status == DLM_OK && !finished && report->step < until);
+    return status;
+}
+
+/* Makes or resumes a run, takes steps as above, and saves. */
+static inline bool train(const dlm_train_options *options, size_t until, dlm_train_report *report) {
+    dlm_error err;
+    dlm_trainer *trainer;
+    if (!CHECK_OK(dlm_trainer_create(options, &trainer, &err), &err)) return false;
+    bool ok = CHECK_OK(train_until(trainer, until, report, &err), &err) &&
+              CHECK_OK(dlm_trainer_save(trainer, &err), &err);
+    report->sample = report->checkpoint = NULL; /* they were the trainer's */
+    dlm_trainer_free(trainer);
+    return ok;
 }
 
 #endif

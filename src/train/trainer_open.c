@@ -1,0 +1,312 @@
+/* Opening a run: data, model and memory, then the initial weights or those of its newest checkpoint. Nothing
+ * is written before all of that has gone well. */
+#include "train/trainer.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HELD_OUT = 50 /* one document in so many, without eval_data */ };
+
+/* ---- opening: data ------------------------------------------------------------------------------------ */
+
+static dlm_status copy_text(const char *text, char **copy, dlm_error *err) {
+    *copy = dlm__copy_bytes(text, strlen(text));
+    return *copy != NULL ? DLM_OK : dlm__fail_memory(err, text, strlen(text));
+}
+
+static dlm_status open_source(const char *path, dlm_data **data, dlm_train_source *source, dlm_error *err) {
+    DLM_TRY(dlm_data_open(path, data, err));
+    source->hash = dlm__data_hash(*data);
+    source->path = realpath(path, NULL);
+    return source->path != NULL ? DLM_OK : dlm__fail_memory(err, path, strlen(path));
+}
+
+static dlm_status open_windows(dlm_trainer *t, dlm_error *err) {
+    const dlm_train_options *o = &t->options;
+    bool original = o->recipe == DLM_RECIPE_ORIGINAL, held_out = t->eval_data == NULL;
+    DLM_TRY(dlm__windows_create(t->data, o->seq_len, !original, original,
+                                held_out ? DLM_PART_TRAIN : DLM_PART_ALL, HELD_OUT, o->seed, 0, &t->windows,
+                                err));
+    DLM_TRY(dlm__windows_create(held_out ? t->data : t->eval_data, o->seq_len, !original, original,
+                                held_out ? DLM_PART_HELD_OUT : DLM_PART_ALL, HELD_OUT, o->seed,
+                                o->eval_documents, &t->eval_windows, err));
+    if (t->windows.n == 0) return dlm__fail(err, DLM_ARGUMENT, "%s holds nothing to train on", o->data);
+    if (t->windows.n > UINT32_MAX)
+        return dlm__fail(err, DLM_UNSUPPORTED, "%s has %zu windows of %zu tokens, at most %" PRIu32, o->data,
+                         t->windows.n, o->seq_len, UINT32_MAX);
+    if (t->eval_windows.n == 0 && o->eval_every > 0)
+        return dlm__fail(err, DLM_ARGUMENT,
+                         "%s holds nothing to evaluate on (give other data, or eval_every 0)",
+                         held_out ? o->data : o->eval_data);
+    return DLM_OK;
+}
+
+static dlm_status open_data(dlm_trainer *t, const dlm_train_options *o, dlm_error *err) {
+    DLM_TRY(open_source(o->data, &t->data, &t->source, err));
+    if (o->eval_data != NULL) {
+        DLM_TRY(open_source(o->eval_data, &t->eval_data, &t->eval_source, err));
+        uint64_t want = dlm_data_describe(t->data).vocabulary_hash;
+        uint64_t have = dlm_data_describe(t->eval_data).vocabulary_hash;
+        if (want != have)
+            return dlm__fail(err, DLM_MISMATCH,
+                             "%s was made with another vocabulary (%016" PRIx64 ") than %s (%016" PRIx64 ")",
+                             o->eval_data, have, o->data, want);
+    }
+    DLM_TRY(open_windows(t, err));
+    t->lengths = dlm__calloc(o->seq_len + 1, sizeof *t->lengths);
+    if (t->lengths == NULL) return dlm__fail_memory(err, "a histogram", o->seq_len * sizeof *t->lengths);
+    dlm__data_lengths(t->data, o->seq_len, t->lengths);
+    return DLM_OK;
+}
+
+/* ---- opening: model and batch ------------------------------------------------------------------------- */
+
+static dlm_config config_of(const dlm_trainer *t) {
+    const dlm_train_options *o = &t->options;
+    return (dlm_config){.vocab_size = dlm_tokenizer_describe(dlm_data_tokenizer(t->data)).vocab_size,
+                        .max_seq_len = o->seq_len,
+                        .hidden_size = o->hidden_size,
+                        .depth = o->depth,
+                        .num_heads = o->num_heads,
+                        .mlp_ratio = o->mlp_ratio,
+                        .time = o->time,
+                        .position = o->position,
+                        .schedule = o->schedule,
+                        .end_token = o->recipe == DLM_RECIPE_DEFAULT,
+                        .padded = o->recipe == DLM_RECIPE_ORIGINAL,
+                        .tail_share = o->tail_share,
+                        .recipe = o->recipe};
+}
+
+static dlm_status batch_options(const dlm_trainer *t, dlm_batch_options *b, dlm_error *err) {
+    const dlm_train_options *o = &t->options;
+    dlm_tokenizer_info info = dlm_tokenizer_describe(dlm_data_tokenizer(t->data));
+    *b = (dlm_batch_options){.recipe = o->recipe,
+                             .weight = o->weight,
+                             .schedule = o->schedule,
+                             .seq_len = o->seq_len,
+                             .sequences = o->batch,
+                             .micro_tokens = o->micro_tokens,
+                             .tail_share = o->tail_share,
+                             .seed = o->seed,
+                             .mask_id = info.mask_id,
+                             .pad_id = info.pad_id,
+                             .end_id = info.end_id};
+    const char *missing = info.mask_id < 0                                      ? "[MASK]"
+                          : o->recipe == DLM_RECIPE_ORIGINAL && info.pad_id < 0 ? "[PAD]"
+                          : o->recipe == DLM_RECIPE_DEFAULT && info.end_id < 0  ? "<|endoftext|>"
+                                                                                : NULL;
+    if (missing == NULL) return DLM_OK;
+    return dlm__fail(err, DLM_UNSUPPORTED, "%s: its tokenizer has no token %s", o->data, missing);
+}
+
+static dlm_status open_network(dlm_trainer *t, dlm_error *err) {
+    dlm_batch_options options;
+    dlm_config config = config_of(t);
+    dlm_dtype type = t->options.precision == DLM_PRECISION_BF16 ? DLM_BF16 : DLM_F32;
+    DLM_TRY(batch_options(t, &options, err));
+    DLM_TRY(dlm__layout_create(&config, &t->layout, err));
+    DLM_TRY(dlm__compute_create(NULL, &t->compute, err));
+    DLM_TRY(dlm__learner_create(t->layout, t->compute, t->options.optimizer, type, &t->learner, err));
+    t->network = (dlm_network){.layout = t->layout, .params = t->learner->params, .type = type};
+    if (type == DLM_BF16) {
+        t->network.params_bf16 = dlm__calloc(t->layout->total, sizeof *t->network.params_bf16);
+        if (t->network.params_bf16 == NULL)
+            return dlm__fail_memory(err, "bfloat16 weights", t->layout->total * sizeof(dlm_bf16));
+    }
+    dlm_workspace_size largest = dlm__global_batch_largest(&options);
+    DLM_TRY(dlm__workspace_create(t->layout, type, t->compute, largest, &t->workspace, err));
+    DLM_TRY(dlm__model_create(&config, t->learner->params, t->source.path, t->lengths,
+                              t->options.precision, &t->model, err));
+    t->ce = dlm__calloc(largest.rows, sizeof *t->ce);
+    if (t->ce == NULL) return dlm__fail_memory(err, "a batch", largest.rows * sizeof *t->ce);
+    return dlm__global_batch_create(&options, t->data, &t->windows, &t->batch, err);
+}
+
+/* The first field in which a model to start from differs from what is trained; NULL when none does. */
+static const char *different_shape(const dlm_config *a, const dlm_config *b) {
+    return a->vocab_size != b->vocab_size     ? "vocab_size"
+           : a->max_seq_len != b->max_seq_len ? "max_seq_len"
+           : a->hidden_size != b->hidden_size ? "hidden_size"
+           : a->depth != b->depth             ? "depth"
+           : a->num_heads != b->num_heads     ? "num_heads"
+           : a->mlp_ratio != b->mlp_ratio     ? "mlp_ratio"
+           : a->time != b->time               ? "time"
+           : a->position != b->position       ? "position"
+                                              : NULL;
+}
+
+/* Weights of options.init. */
+static dlm_status start_from(dlm_trainer *t, const char *path, dlm_error *err) {
+    dlm_model_options options = dlm_model_defaults();
+    options.precision = DLM_PRECISION_F32;
+    dlm_model *model;
+    DLM_TRY(dlm_model_load(path, &options, &model, err));
+    const char *field = different_shape(dlm_model_config(model), &t->layout->config);
+    const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
+    dlm_status status = DLM_OK;
+    if (field != NULL)
+        status = dlm__fail(err, DLM_MISMATCH, "%s has another %s than the model to be trained",
+                           dlm_model_source(model), field);
+    else if (tokenizer != NULL &&
+             dlm_tokenizer_describe(tokenizer).hash != dlm_data_describe(t->data).vocabulary_hash)
+        status = dlm__fail(err, DLM_MISMATCH, "%s has another vocabulary than %s", dlm_model_source(model),
+                           t->options.data);
+    else
+        memcpy(t->learner->params, model->network.params, t->layout->total * sizeof(float));
+    dlm_model_free(model);
+    return status;
+}
+
+/* ---- opening: the run --------------------------------------------------------------------------------- */
+
+static dlm_status begin(dlm_trainer *t, const char *init, dlm_error *err) {
+    dlm__layout_init(t->layout, t->options.seed, t->learner->params);
+    if (init != NULL) DLM_TRY(start_from(t, init, err));
+    memcpy(t->learner->average, t->learner->params, t->layout->total * sizeof(float));
+    DLM_TRY(dlm__make_dirs(t->run, err));
+    return dlm__run_log_open(t->run, NULL, 0, &t->log, err);
+}
+
+static dlm_status same_source(const dlm_trainer *t, const char *what, const dlm_train_source *was,
+                              const dlm_train_source *is, dlm_error *err) {
+    if ((was->path == NULL) == (is->path == NULL) && was->hash == is->hash) return DLM_OK;
+    return dlm__fail(err, DLM_MISMATCH,
+                     "%s goes on with other data than it began with: %s was %s (content %016" PRIx64
+                     "), is %s (content %016" PRIx64 ")",
+                     t->run, what, was->path != NULL ? was->path : "none", was->hash,
+                     is->path != NULL ? is->path : "none", is->hash);
+}
+
+/* Goes on from the checkpoint, whose folder the trainer takes over. */
+static dlm_status resume(dlm_trainer *t, dlm_checkpoint *checkpoint, dlm_error *err) {
+    DLM_TRY(dlm__train_options_same(t->run, &checkpoint->options, &t->options, err));
+    DLM_TRY(same_source(t, "data", &checkpoint->source, &t->source, err));
+    DLM_TRY(same_source(t, "eval_data", &checkpoint->eval_source, &t->eval_source, err));
+    if (t->steps > 0 && checkpoint->progress.step > t->steps)
+        return dlm__fail(err, DLM_ARGUMENT, "%s has done %" PRIu64 " steps, more than the %zu of the options",
+                         t->run, checkpoint->progress.step, t->steps);
+    DLM_TRY(dlm__checkpoint_load(checkpoint, t->learner, err));
+    t->progress = checkpoint->progress;
+    t->before = checkpoint->clock;
+    t->checkpoint = checkpoint->folder;
+    t->checkpoint_step = t->progress.step;
+    checkpoint->folder = NULL;
+    return dlm__run_log_open(t->run, &t->before.sizes, t->progress.step, &t->log, err);
+}
+
+static dlm_status begin_or_resume(dlm_trainer *t, const dlm_train_options *options, dlm_error *err) {
+    bool exists = dlm__run_log_exists(t->run);
+    if (exists && !options->resume)
+        return dlm__fail(err, DLM_EXISTS, "%s holds a run already; resume it, or name another folder",
+                         t->run);
+    if (!options->resume) return begin(t, options->init, err);
+    if (!exists) return dlm__fail(err, DLM_NOT_FOUND, "%s holds no run to resume", t->run);
+    dlm_checkpoint checkpoint;
+    dlm_status status = dlm__checkpoint_read(t->run, &checkpoint, err);
+    if (status == DLM_OK && checkpoint.folder == NULL) return begin(t, options->init, err);
+    if (status == DLM_OK) status = resume(t, &checkpoint, err);
+    dlm__checkpoint_release(&checkpoint);
+    return status;
+}
+
+/* Precision and length as they are on this machine and for these data. */
+static dlm_status resolve(dlm_trainer *t, dlm_error *err) {
+    dlm_train_options *o = &t->options;
+    dlm_dtype type;
+    DLM_TRY(dlm__precision_type(o->precision, &type, err));
+    o->precision = type == DLM_BF16 ? DLM_PRECISION_BF16 : DLM_PRECISION_F32;
+    t->steps = o->minutes > 0 ? 0 : o->steps;
+    if (o->minutes > 0 || o->steps > 0) return DLM_OK;
+    double steps = ceil(o->epochs * (double)t->windows.n / (double)o->batch);
+    if (!(steps <= UINT32_MAX))
+        return dlm__fail(err, DLM_ARGUMENT, "%g epochs of %zu windows are %g steps, at most %" PRIu32,
+                         o->epochs, t->windows.n, steps, UINT32_MAX);
+    t->steps = steps > 1 ? (size_t)steps : 1;
+    return DLM_OK;
+}
+
+static dlm_status open_trainer(dlm_trainer *t, const dlm_train_options *options, dlm_error *err) {
+    DLM_TRY(copy_text(options->run, &t->run, err));
+    DLM_TRY(open_data(t, options, err));
+    DLM_TRY(resolve(t, err));
+    DLM_TRY(open_network(t, err));
+    DLM_TRY(begin_or_resume(t, options, err));
+    dlm__network_refresh(t->compute, &t->network);
+    t->first_step = t->progress.step;
+    t->started = dlm__seconds();
+    return dlm__compute_status(t->compute, err);
+}
+
+dlm_status dlm_trainer_create(const dlm_train_options *options, dlm_trainer **trainer, dlm_error *err) {
+    *trainer = NULL;
+    if (options->data == NULL || options->run == NULL)
+        return dlm__fail(err, DLM_ARGUMENT, "training needs a folder of data and one for the run");
+    DLM_TRY(dlm__train_options_check(options, err));
+    dlm_trainer *made = dlm__calloc(1, sizeof *made);
+    if (made == NULL) return dlm__fail_memory(err, "a trainer", sizeof *made);
+    made->options = *options;
+    dlm_status status = open_trainer(made, options, err);
+    /* The caller's strings end with this call. */
+    made->options.run = made->run;
+    made->options.data = made->source.path;
+    made->options.eval_data = made->eval_source.path;
+    made->options.init = NULL;
+    if (status == DLM_OK)
+        *trainer = made;
+    else
+        dlm_trainer_free(made);
+    return status;
+}
+
+void dlm_trainer_free(dlm_trainer *trainer) {
+    if (trainer == NULL) return;
+    dlm__run_log_close(trainer->log);
+    dlm_model_free(trainer->model);
+    dlm__global_batch_free(trainer->batch);
+    dlm__workspace_free(trainer->workspace);
+    free(trainer->network.params_bf16);
+    dlm__learner_free(trainer->learner);
+    dlm__compute_free(trainer->compute);
+    dlm__layout_free(trainer->layout);
+    dlm__windows_free(&trainer->windows);
+    dlm__windows_free(&trainer->eval_windows);
+    dlm_data_close(trainer->data);
+    dlm_data_close(trainer->eval_data);
+    free(trainer->ce);
+    free(trainer->lengths);
+    free(trainer->sample);
+    free(trainer->checkpoint);
+    free(trainer->run);
+    free(trainer->source.path);
+    free(trainer->eval_source.path);
+    free(trainer);
+}
+
+/* ---- recalling a run's options ------------------------------------------------------------------------ */
+
+/* Both paths in one piece of memory. */
+static dlm_status join_paths(const char *data, const char *eval_data, dlm_train_options *options,
+                             char **paths, dlm_error *err) {
+    size_t n = strlen(data) + 1, m = eval_data != NULL ? strlen(eval_data) + 1 : 0;
+    *paths = malloc(n + m);
+    if (*paths == NULL) return dlm__fail_memory(err, data, n + m);
+    options->data = memcpy(*paths, data, n);
+    if (eval_data != NULL) options->eval_data = memcpy(*paths + n, eval_data, m);
+    return DLM_OK;
+}
+
+dlm_status dlm_train_recall(const char *run, dlm_train_options *options, char **paths, dlm_error *err) {
+    *paths = NULL;
+    dlm_checkpoint checkpoint;
+    DLM_TRY(dlm__checkpoint_read(run, &checkpoint, err));
+    if (checkpoint.folder == NULL) return dlm__fail(err, DLM_NOT_FOUND, "%s has no checkpoint", run);
+    *options = checkpoint.options;
+    options->run = run;
+    options->resume = true;
+    dlm_status status = join_paths(checkpoint.source.path, checkpoint.eval_source.path, options, paths, err);
+    dlm__checkpoint_release(&checkpoint);
+    return status;
+}
