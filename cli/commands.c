@@ -6,6 +6,13 @@ const command *const commands[] = {
     &command_tokenizer_encode,
     &command_tokenizer_decode,
     &command_tokenizer_info,
+    &command_prepare,
+    &command_train,
+    &command_eval,
+    &command_generate,
+    &command_refine,
+    &command_info,
+    &command_bench,
     &command_help,
     NULL,
 };

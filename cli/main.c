@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <unistd.h>
 
 static int usage(const char *about, const char *message) {
     (void)fail("%s", message);
@@ -19,12 +19,6 @@ static int usage(const char *about, const char *message) {
     else
         say("'diffusionlm %s --help' lists its options", about);
     return EXIT_USAGE;
-}
-
-static double now(void) {
-    struct timespec time = {0};
-    (void)clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
 static int run(const command *what, const void *settings) {
@@ -41,10 +35,10 @@ static int run(const command *what, const void *settings) {
         say("diffusionlm %s, %s, %s, threads: %s", dlm_version(), dlm_backend(), dlm_instruction_set(),
             threads);
     }
-    double start = now();
+    double start = seconds_now();
     int status = what->run(settings);
     clear_status();
-    if (shared->verbose) say("%.2f s", now() - start);
+    if (shared->verbose) say("%.2f s", seconds_now() - start);
     return status == EXIT_DONE ? flush_output() : status;
 }
 
@@ -83,7 +77,17 @@ static int run_words(const char *program, size_t n, char *const *words) {
     return status;
 }
 
+/* The OpenMP runtime lets threads that wait spin, by default for milliseconds. Where anything else runs, that
+ * costs many times what it gains: they should soon sleep. It reads its settings before main is reached, so
+ * the program starts anew with them; what the user has set stays. */
+static void let_threads_sleep(char **argv) {
+    if (getenv("OMP_WAIT_POLICY") != NULL || getenv("GOMP_SPINCOUNT") != NULL) return;
+    if (setenv("GOMP_SPINCOUNT", "1000", 0) != 0) return;
+    (void)execv("/proc/self/exe", argv); /* where there is no such file, all goes on */
+}
+
 int main(int argc, char **argv) {
+    let_threads_sleep(argv);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGXFSZ, SIG_IGN);
     (void)setlocale(LC_CTYPE, "C.UTF-8"); /* for the widths of characters */

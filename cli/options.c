@@ -2,6 +2,8 @@
  * name. */
 #include "options.h"
 
+#include "diffusionlm.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -388,4 +390,6 @@ void parse_free(void *settings) {
     common *shared = settings;
     free(shared->operands);
     shared->operands = NULL;
+    dlm_free(shared->kept);
+    shared->kept = NULL;
 }

@@ -52,6 +52,7 @@ typedef struct common {
     bool quiet, verbose, json, help;
     const char **operands; /* what is not an option, in order */
     size_t n_operands;
+    void *kept;          /* what settings point into, of the library's memory: freed with them */
     const char *program; /* as it was called, and what followed the command's name */
     char *const *arguments;
     size_t n_arguments;

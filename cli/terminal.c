@@ -154,6 +154,12 @@ void clear_status(void) {
     status_drawn = false;
 }
 
+double seconds_now(void) {
+    struct timespec time = {0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
 void write_bar(double share, size_t width, char *buffer, size_t size) {
     if (!(share > 0)) share = 0;
     size_t filled = share >= 1 ? width : (size_t)(share * (double)width), n = 0;

@@ -46,6 +46,8 @@ void clear_status(void);
 
 /* A dlm_progress that draws a bar and lets a caught signal cancel. user is not used. */
 bool draw_progress(void *user, const char *stage, uint64_t done, uint64_t total, double seconds);
+/* Seconds of a clock that only runs forward. */
+double seconds_now(void);
 /* A bar of `width` characters, filled by share 0 .. 1, in buffer. */
 void write_bar(double share, size_t width, char *buffer, size_t size);
 /* 03:07 or 1:02:03. */

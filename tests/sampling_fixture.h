@@ -158,7 +158,11 @@ static inline void check_law(const double law[TINY_TEXTS], const size_t seen[TIN
     }
     CHECK_CLOSE(total, 1, 1e-9);
     if (!CHECK(df >= 4)) printf("%g degrees of freedom tell too little\n", df);
-    if (getenv("SHOW")) { printf("chi %g df %g:", chi, df); for (int i=0;i<27;i++) printf(" %.3f", law[i]); puts(""); }
+    if (getenv("SHOW")) {
+        printf("chi %g df %g:", chi, df);
+        for (int i = 0; i < 27; i++) printf(" %.3f", law[i]);
+        puts("");
+    }
     if (!CHECK(chi < df + 4.3 * sqrt(2 * df) + 5)) printf("chi-squared %g of %g degrees\n", chi, df);
 }
 

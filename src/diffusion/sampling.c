@@ -1,371 +1,206 @@
-/* Training of byte-level BPE: merges and ids as the Hugging Face trainer gives them (tokenizers, BpeTrainer).
- *
- * Words are lists of symbols with counts. The pair with the highest count, of equal ones that with the
- * smallest (left id, right id), becomes a new symbol in all words that hold it, until the vocabulary is full.
- * Pairs wait in a heap, each entry with the words in which it arose; the counts of the pairs around a merge
- * change, but not their entries, so an entry whose count is out of date goes back with the right one when it
- * comes to the top.
- *
- * To arrive at the library's merges in every case, three of its ways have to be followed:
- * - A pair that arises again gets one more entry, with the new words alone. Each entry is merged in its own
- * words when its turn comes; the merge then stands twice in the list, and its last place counts
- * (dlm__tokenizer_finish sees to it).
- * - The count of a pair that was merged stays, and what arises of it later is added.
- * - A merge whose content is a token already gives that token, and the vocabulary does not grow. */
-#include "text/byte_level.h"
-#include "text/tokenizer.h"
-#include "text/utf8.h"
-#include "text/word_count.h"
+/* The state of sampling and refinement. */
+#include "diffusion/sampling.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const special_tokens[] = {"[PAD]", "[UNK]", "[MASK]", "<|endoftext|>"};
-#define SPECIAL_TOKENS      (sizeof special_tokens / sizeof *special_tokens)
-#define SMALLEST_VOCABULARY (SPECIAL_TOKENS + 256)
+#define TEMPERATURE_MIN 1e-3
+#define TEMPERATURE_MAX 1e3
 
-typedef struct word {
-    size_t first; /* of its symbols */
-    size_t n;     /* symbols it has now */
-    int64_t count;
-} word;
-
-typedef struct pair {
-    int32_t left, right;
-    int64_t count;
-    uint32_t *words; /* (n) in which it arose since its last entry in the heap, ascending */
-    size_t n, capacity;
-} pair;
-
-/* A pair in the heap. */
-typedef struct entry {
-    int64_t count; /* when it was put there */
-    size_t pair;
-    uint32_t *words; /* (n) */
-    size_t n;
-} entry;
-
-typedef struct trainer {
-    dlm_tokenizer *tokenizer;
-    const dlm_bpe_options *options;
-    word *words; /* (word_count) */
-    size_t word_count;
-    int32_t *symbols;
-    pair *pairs; /* all that were ever seen */
-    size_t pair_count, pairs_capacity;
-    size_t *slots; /* left, right -> index in pairs + 1; 0: empty */
-    size_t slot_count;
-    size_t *grown; /* (grown_count) pairs with words that are not in the heap yet */
-    size_t grown_count, grown_capacity;
-    entry *heap; /* the next pair at 0 */
-    size_t heap_count, heap_capacity;
-    char *content; /* of the newest token */
-    size_t content_capacity;
-    bool no_memory;
-} trainer;
-
-dlm_bpe_options dlm_bpe_defaults(void) {
-    return (dlm_bpe_options){.vocab_size = 8192};
+dlm_status dlm__temperature_check(double temperature, dlm_error *err) {
+    if (temperature == 0 || (temperature >= TEMPERATURE_MIN && temperature <= TEMPERATURE_MAX)) return DLM_OK;
+    return dlm__fail(err, DLM_ARGUMENT, "temperature %g is neither 0 nor from %g to %g", temperature,
+                     TEMPERATURE_MIN, TEMPERATURE_MAX);
 }
 
-/* ---- pairs
- * -----------------------------------------------------------------------------------------------------------
- */
-
-static bool grow_slots(trainer *t) {
-    size_t count = t->slot_count == 0 ? 4096 : t->slot_count * 2;
-    size_t *slots = dlm__calloc(count, sizeof *slots);
-    if (slots == NULL) return false;
-    for (size_t i = 0; i < t->pair_count; i++) {
-        size_t at = dlm__pair_hash(t->pairs[i].left, t->pairs[i].right) & (count - 1);
-        while (slots[at] != 0) at = (at + 1) & (count - 1);
-        slots[at] = i + 1;
-    }
-    free(t->slots);
-    t->slots = slots;
-    t->slot_count = count;
-    return true;
+static dlm_status check_model(const dlm_model *model, dlm_error *err) {
+    if (model->network.params == NULL)
+        return dlm__fail(err, DLM_ARGUMENT, "%s was read without its weights",
+                         model->source != NULL ? model->source : "the model");
+    if (model->mask_id < 0) return dlm__fail(err, DLM_ARGUMENT, "the model's tokenizer has no [MASK]");
+    return DLM_OK;
 }
 
-/* The index of a pair, new or not; SIZE_MAX without memory. */
-static size_t find_pair(trainer *t, int32_t left, int32_t right) {
-    if (t->pair_count >= t->slot_count / 2 && !grow_slots(t)) return SIZE_MAX;
-    size_t mask = t->slot_count - 1, at = dlm__pair_hash(left, right) & mask;
-    for (; t->slots[at] != 0; at = (at + 1) & mask) {
-        const pair *other = &t->pairs[t->slots[at] - 1];
-        if (other->left == left && other->right == right) return t->slots[at] - 1;
-    }
-    pair *pairs = dlm__grow(t->pairs, &t->pairs_capacity, t->pair_count + 1, sizeof *pairs);
-    if (pairs == NULL) return SIZE_MAX;
-    t->pairs = pairs;
-    pairs[t->pair_count] = (pair){.left = left, .right = right};
-    t->slots[at] = ++t->pair_count;
-    return t->pair_count - 1;
-}
-
-/* The pair arose in a word. Words come in ascending order between two heap entries of a pair. */
-static bool add_place(trainer *t, size_t index, uint32_t at) {
-    pair *p = &t->pairs[index];
-    if (p->n > 0 && p->words[p->n - 1] == at) return true;
-    if (p->n == 0) {
-        size_t *grown = dlm__grow(t->grown, &t->grown_capacity, t->grown_count + 1, sizeof *grown);
-        if (grown == NULL) return false;
-        t->grown = grown;
-        grown[t->grown_count++] = index;
-    }
-    uint32_t *words = dlm__grow(p->words, &p->capacity, p->n + 1, sizeof *words);
-    if (words == NULL) return false;
-    p->words = words;
-    words[p->n++] = at;
-    return true;
-}
-
-/* A pair arises (sign 1) or vanishes (sign -1) in a word. */
-static void change_pair(trainer *t, int32_t left, int32_t right, int64_t sign, uint32_t at) {
-    size_t index = find_pair(t, left, right);
-    if (index == SIZE_MAX || (sign > 0 && !add_place(t, index, at))) {
-        t->no_memory = true;
-    } else {
-        t->pairs[index].count += sign * t->words[at].count;
-    }
-}
-
-/* ---- heap
- * ------------------------------------------------------------------------------------------------------------
- */
-
-static bool comes_first(const trainer *t, const entry *a, const entry *b) {
-    if (a->count != b->count) return a->count > b->count;
-    const pair *p = &t->pairs[a->pair], *q = &t->pairs[b->pair];
-    return p->left != q->left ? p->left < q->left : p->right < q->right;
-}
-
-static bool heap_push(trainer *t, entry new) {
-    entry *heap = dlm__grow(t->heap, &t->heap_capacity, t->heap_count + 1, sizeof *heap);
-    if (heap == NULL) return false;
-    t->heap = heap;
-    size_t at = t->heap_count++;
-    for (size_t parent; at > 0 && comes_first(t, &new, &heap[parent = (at - 1) / 2]); at = parent)
-        heap[at] = heap[parent];
-    heap[at] = new;
-    return true;
-}
-
-/* Puts an entry in its place below the top, which is free. */
-static void heap_sink(trainer *t, entry moved) {
-    size_t at = 0;
-    for (size_t child; (child = 2 * at + 1) < t->heap_count; at = child) {
-        if (child + 1 < t->heap_count && comes_first(t, &t->heap[child + 1], &t->heap[child])) child++;
-        if (!comes_first(t, &t->heap[child], &moved)) break;
-        t->heap[at] = t->heap[child];
-    }
-    t->heap[at] = moved;
-}
-
-/* Takes the next entry whose count is right; false when there is none. */
-static bool heap_pop(trainer *t, entry *top) {
-    while (t->heap_count > 0) {
-        *top = t->heap[0];
-        int64_t count = t->pairs[top->pair].count;
-        if (top->count == count) {
-            entry last = t->heap[--t->heap_count];
-            if (t->heap_count > 0) heap_sink(t, last);
-            return true;
-        }
-        top->count = count;
-        heap_sink(t, *top);
-    }
-    return false;
-}
-
-/* Hands the words of pairs that arose over to new entries of the heap. */
-static void enter_grown(trainer *t) {
-    for (size_t i = 0; i < t->grown_count; i++) {
-        pair *p = &t->pairs[t->grown[i]];
-        if (p->count > 0 && !t->no_memory) {
-            if (heap_push(t, (entry){p->count, t->grown[i], p->words, p->n})) {
-                p->words = NULL;
-            } else {
-                t->no_memory = true;
-            }
-        }
-        free(p->words);
-        p->words = NULL;
-        p->n = p->capacity = 0;
-    }
-    t->grown_count = 0;
-}
-
-/* ---- merging
- * ---------------------------------------------------------------------------------------------------------
- */
-
-/* Replaces each (left, right) in a word by result, from left to right. */
-static void merge_in_word(trainer *t, uint32_t at, dlm_merge merge) {
-    int32_t *symbols = t->symbols + t->words[at].first;
-    size_t n = t->words[at].n, kept = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (i + 1 == n || symbols[i] != merge.left || symbols[i + 1] != merge.right) {
-            symbols[kept++] = symbols[i];
-            continue;
-        }
-        if (kept > 0) {
-            change_pair(t, symbols[kept - 1], merge.left, -1, at);
-            change_pair(t, symbols[kept - 1], merge.result, 1, at);
-        }
-        if (i + 2 < n) {
-            change_pair(t, merge.right, symbols[i + 2], -1, at);
-            change_pair(t, merge.result, symbols[i + 2], 1, at);
-        }
-        symbols[kept++] = merge.result;
-        i++;
-    }
-    t->words[at].n = kept;
-}
-
-/* The token of two tokens' contents joined, which is added when it is new. */
-static dlm_status join(trainer *t, dlm_merge *merge, dlm_error *err) {
-    size_t left, right, total;
-    dlm__tokenizer_content(t->tokenizer, merge->left, &left);
-    dlm__tokenizer_content(t->tokenizer, merge->right, &right);
-    char *content =
-        dlm__size_add(left, right, &total) ? dlm__grow(t->content, &t->content_capacity, total, 1) : NULL;
-    if (content == NULL) return dlm__fail_memory(err, "a token", left);
-    t->content = content;
-    memcpy(content, dlm__tokenizer_content(t->tokenizer, merge->left, &left), left);
-    memcpy(content + left, dlm__tokenizer_content(t->tokenizer, merge->right, &right), right);
-    merge->result = dlm__tokenizer_find(t->tokenizer, content, total);
-    if (merge->result >= 0) return DLM_OK;
-    merge->result = (int32_t)t->tokenizer->vocab_size;
-    return dlm__tokenizer_add(t->tokenizer, content, total, err);
-}
-
-static dlm_status merge_all(trainer *t, dlm_meter *meter, dlm_error *err) {
-    entry top;
-    enter_grown(t);
-    while (t->tokenizer->vocab_size < t->options->vocab_size && !t->no_memory && heap_pop(t, &top)) {
-        if (top.count < 1 || (uint64_t)top.count < t->options->min_frequency) {
-            free(top.words);
-            break;
-        }
-        dlm_merge merge = {t->pairs[top.pair].left, t->pairs[top.pair].right, 0};
-        dlm_status status = join(t, &merge, err);
-        if (status == DLM_OK) status = dlm__tokenizer_merge(t->tokenizer, merge, err);
-        for (size_t i = 0; i < top.n && status == DLM_OK; i++) merge_in_word(t, top.words[i], merge);
-        free(top.words);
-        DLM_TRY(status);
-        enter_grown(t);
-        DLM_TRY(dlm__meter_report(meter, "merging", t->tokenizer->vocab_size, t->options->vocab_size, err));
-    }
-    return t->no_memory ? dlm__fail_memory(err, "the pairs", t->pair_count * sizeof *t->pairs) : DLM_OK;
-}
-
-/* ---- from words to a tokenizer
- * --------------------------------------------------------------------------------------- */
-
-/* Special tokens, then the symbols of all bytes in the order of their characters. */
-static dlm_status add_alphabet(dlm_tokenizer *tokenizer, dlm_error *err) {
-    for (size_t i = 0; i < SPECIAL_TOKENS; i++) {
-        DLM_TRY(dlm__tokenizer_add(tokenizer, special_tokens[i], strlen(special_tokens[i]), err));
-    }
-    for (uint32_t c = 0; c < 0x200; c++) {
-        char symbol[4];
-        if (dlm__character_byte(c) < 0) continue;
-        int32_t id = (int32_t)tokenizer->vocab_size;
-        DLM_TRY(dlm__tokenizer_add(tokenizer, symbol, dlm__utf8_write(c, symbol), err));
-        tokenizer->byte_ids[dlm__character_byte(c)] = id;
+static dlm_status check_lengths(const dlm_model *model, const dlm_sampling_start *start, size_t *total,
+                                dlm_error *err) {
+    const size_t most = model->layout->config.max_seq_len;
+    *total = 0;
+    if (start->first > UINT32_MAX || start->n > UINT32_MAX - start->first)
+        return dlm__fail(err, DLM_ARGUMENT, "%zu samples from index %zu on pass the last index, %lu",
+                         start->n, start->first, (unsigned long)UINT32_MAX);
+    for (size_t b = 0; b < start->n; b++) {
+        const size_t L = start->lengths[b];
+        if (L == 0 || L > most)
+            return dlm__fail(err, DLM_ARGUMENT, "sequence %zu has %zu positions, the model takes 1 to %zu", b,
+                             L, most);
+        if (!dlm__size_add(*total, L, total))
+            return dlm__fail(err, DLM_ARGUMENT, "%zu sequences have too many positions", start->n);
     }
     return DLM_OK;
 }
 
-static dlm_status spread_words(trainer *t, const dlm_word_counts *counts, dlm_error *err) {
-    size_t words = 0, bytes = 0;
-    for (size_t i = 0; i < counts->n; i++) {
-        words += counts->tables[i].n;
-        bytes += counts->tables[i].text_used;
-    }
-    if (words > UINT32_MAX) {
-        return dlm__fail(err, DLM_UNSUPPORTED, "%zu distinct words are too many: the most is %u", words,
-                         UINT32_MAX);
-    }
-    t->words = dlm__calloc(words, sizeof *t->words);
-    t->symbols = dlm__calloc(bytes, sizeof *t->symbols);
-    if (t->words == NULL || t->symbols == NULL)
-        return dlm__fail_memory(err, "the words", bytes * sizeof *t->symbols);
-    size_t used = 0;
-    for (size_t i = 0; i < counts->n; i++) {
-        const dlm_word_table *table = &counts->tables[i];
-        for (size_t k = 0; k < table->n; k++) {
-            const dlm_word *counted = &table->words[k];
-            t->words[t->word_count++] = (word){used, counted->bytes, (int64_t)counted->count};
-            const unsigned char *text = (const unsigned char *)table->text + counted->at;
-            for (size_t byte = 0; byte < counted->bytes; byte++)
-                t->symbols[used++] = t->tokenizer->byte_ids[text[byte]];
+static dlm_status check_ids(const dlm_sampling *s, dlm_error *err) {
+    const size_t V = s->model->layout->config.vocab_size;
+    for (size_t b = 0; b < s->n; b++)
+        for (size_t p = s->offsets[b]; p < s->offsets[b + 1]; p++) {
+            if (s->ids[p] < 0 || (size_t)s->ids[p] >= V)
+                return dlm__fail(err, DLM_ARGUMENT,
+                                 "position %zu of sequence %zu is token %ld, the vocabulary has %zu",
+                                 p - s->offsets[b], b, (long)s->ids[p], V);
+            if (s->fixed[p] && s->ids[p] == s->model->mask_id)
+                return dlm__fail(err, DLM_ARGUMENT, "position %zu of sequence %zu is fixed, but masked",
+                                 p - s->offsets[b], b);
         }
-    }
     return DLM_OK;
 }
 
-static void count_pairs(trainer *t) {
-    for (size_t at = 0; at < t->word_count; at++) {
-        const int32_t *symbols = t->symbols + t->words[at].first;
-        for (size_t i = 0; i + 1 < t->words[at].n; i++)
-            change_pair(t, symbols[i], symbols[i + 1], 1, (uint32_t)at);
+static void layout(dlm_sampling *s) {
+    s->offsets = dlm__arena_take(&s->arena, s->n + 1, sizeof *s->offsets);
+    s->confidence = dlm__arena_take(&s->arena, s->T, sizeof *s->confidence);
+    s->fixed = dlm__arena_take(&s->arena, s->T, sizeof *s->fixed);
+    s->given = dlm__arena_take(&s->arena, s->T, sizeof *s->given);
+    s->times = dlm__arena_take(&s->arena, s->n, sizeof *s->times);
+    s->rng = dlm__arena_take(&s->arena, s->n, sizeof *s->rng);
+    s->wanted = dlm__arena_take(&s->arena, s->T, sizeof *s->wanted);
+    s->uniform = dlm__arena_take(&s->arena, s->T, sizeof *s->uniform);
+    s->token = dlm__arena_take(&s->arena, s->T, sizeof *s->token);
+    s->token_confidence = dlm__arena_take(&s->arena, s->T, sizeof *s->token_confidence);
+}
+
+static void set_up(dlm_sampling *s) {
+    for (size_t b = 0; b < s->n; b++) {
+        const size_t L = s->start.lengths[b];
+        s->offsets[b + 1] = s->offsets[b] + L;
+        if (L > s->longest) s->longest = L;
+        s->times[b] = dlm__sigma_inverse(s->model->layout->config.schedule,
+                                         (double)dlm__sampling_masked(s, b) / (double)L);
+    }
+    memcpy(s->given, s->ids, s->T * sizeof *s->given);
+    for (size_t p = 0; s->start.fixed != NULL && p < s->T; p++) {
+        s->fixed[p] = s->start.fixed[p] != 0;
+        s->confidence[p] = s->fixed[p] ? 1.0F : 0.0F;
     }
 }
 
-static dlm_status finish(dlm_tokenizer *tokenizer, dlm_error *err) {
-    tokenizer->model_size = tokenizer->vocab_size;
-    for (size_t i = 0; i < SPECIAL_TOKENS; i++) {
-        DLM_TRY(dlm__tokenizer_mark_added(tokenizer, &(dlm_added_token){.id = (int32_t)i}, true, err));
-    }
-    tokenizer->unk_id = 1;
-    tokenizer->unk_token = dlm__copy_bytes(special_tokens[1], strlen(special_tokens[1]));
-    if (tokenizer->unk_token == NULL) return dlm__fail_memory(err, "unk_token", strlen(special_tokens[1]));
-    tokenizer->pre = tokenizer->decoder = (dlm_byte_level){true, true, true};
-    return dlm__tokenizer_finish(tokenizer, err);
+static dlm_status prepare(dlm_sampling *s, const char *isa, dlm_error *err) {
+    DLM_TRY(check_model(s->model, err));
+    DLM_TRY(check_lengths(s->model, &s->start, &s->T, err));
+    layout(s);
+    DLM_TRY(dlm__arena_allocate(&s->arena, "the state of samples", err));
+    layout(s);
+    set_up(s);
+    DLM_TRY(check_ids(s, err));
+    return dlm__denoiser_create(isa, s->model, s->start.temperature, s->n, s->offsets, &s->denoiser, err);
 }
 
-static void free_trainer(trainer *t) {
-    for (size_t i = 0; i < t->pair_count; i++) free(t->pairs[i].words);
-    for (size_t i = 0; i < t->heap_count; i++) free(t->heap[i].words);
-    free(t->words);
-    free(t->symbols);
-    free(t->pairs);
-    free(t->slots);
-    free(t->grown);
-    free(t->heap);
-    free(t->content);
-}
-
-static dlm_status train(trainer *t, dlm_documents *documents, dlm_error *err) {
-    dlm_meter meter = dlm__meter(t->options->progress, t->options->user);
-    dlm_word_counts counts = {0};
-    DLM_TRY(add_alphabet(t->tokenizer, err));
-    dlm_status status = dlm__words_count(documents, &meter, &counts, err);
-    if (status == DLM_OK) status = spread_words(t, &counts, err);
-    dlm__words_free(&counts);
-    DLM_TRY(status);
-    count_pairs(t);
-    DLM_TRY(merge_all(t, &meter, err));
-    return finish(t->tokenizer, err);
-}
-
-dlm_status dlm_tokenizer_train(dlm_documents *documents, const dlm_bpe_options *options,
-                               dlm_tokenizer **tokenizer, dlm_error *err) {
-    *tokenizer = NULL;
-    if (options->vocab_size < SMALLEST_VOCABULARY || options->vocab_size > INT32_MAX) {
-        return dlm__fail(err, DLM_ARGUMENT, "a vocabulary of %zu tokens: from %zu to %d are possible",
-                         options->vocab_size, SMALLEST_VOCABULARY, INT32_MAX);
-    }
-    trainer t = {.options = options};
-    dlm_status status = dlm__tokenizer_create(&t.tokenizer, err);
-    if (status == DLM_OK) status = train(&t, documents, err);
-    free_trainer(&t);
+dlm_status dlm__sampling_create(const char *isa, const dlm_model *model, const dlm_sampling_start *start,
+                                dlm_sampling **sampling, dlm_error *err) {
+    *sampling = NULL;
+    dlm_sampling *s = dlm__calloc(1, sizeof *s);
+    if (s == NULL) return dlm__fail_memory(err, "the state of samples", sizeof *s);
+    s->start = *start;
+    s->model = model;
+    s->n = start->n;
+    s->ids = start->ids;
+    const dlm_status status = prepare(s, isa, err);
     if (status != DLM_OK) {
-        dlm_tokenizer_free(t.tokenizer);
+        dlm__sampling_free(s);
         return status;
     }
-    *tokenizer = t.tokenizer;
+    *sampling = s;
+    return DLM_OK;
+}
+
+void dlm__sampling_free(dlm_sampling *s) {
+    if (s == NULL) return;
+    dlm__denoiser_free(s->denoiser);
+    dlm__arena_free(&s->arena);
+    free(s);
+}
+
+size_t dlm__sampling_masked(const dlm_sampling *s, size_t b) {
+    size_t masked = 0;
+    for (size_t p = s->offsets[b]; p < s->offsets[b + 1]; p++) masked += s->ids[p] == s->model->mask_id;
+    return masked;
+}
+
+size_t dlm__sampling_left(const dlm_sampling *s) {
+    size_t masked = 0;
+    for (size_t b = 0; b < s->n; b++) masked += dlm__sampling_masked(s, b);
+    return masked;
+}
+
+void dlm__sampling_begin(dlm_sampling *s, size_t step) {
+    for (size_t b = 0; b < s->n; b++)
+        s->rng[b] = dlm__rng(s->start.seed, s->start.purpose, (uint32_t)(s->start.first + b), (uint32_t)step);
+    memset(s->wanted, 0, s->T);
+}
+
+dlm_status dlm__sampling_predict(dlm_sampling *s, dlm_error *err) {
+    bool any = false;
+    for (size_t b = 0; b < s->n; b++)
+        for (size_t p = s->offsets[b]; p < s->offsets[b + 1]; p++) {
+            if (!s->wanted[p]) continue;
+            any = true;
+            if (s->start.temperature > 0) s->uniform[p] = dlm__rng_uniform(&s->rng[b]);
+        }
+    if (!any) return DLM_OK;
+    s->forwards++;
+    const dlm_prediction prediction = {.ids = s->ids,
+                                       .wanted = s->wanted,
+                                       .uniform = s->uniform,
+                                       .token = s->token,
+                                       .confidence = s->token_confidence,
+                                       .times = s->times};
+    return dlm__denoise(s->denoiser, &prediction, err);
+}
+
+void dlm__sampling_commit(dlm_sampling *s, size_t p) {
+    s->ids[p] = s->token[p];
+    s->confidence[p] = s->token_confidence[p];
+}
+
+dlm_status dlm__sampling_resample(dlm_sampling *s, dlm_error *err) {
+    for (size_t p = 0; p < s->T; p++)
+        if (s->wanted[p]) s->ids[p] = s->model->mask_id;
+    DLM_TRY(dlm__sampling_predict(s, err));
+    for (size_t p = 0; p < s->T; p++)
+        if (s->wanted[p]) dlm__sampling_commit(s, p);
+    return DLM_OK;
+}
+
+dlm_status dlm__sampling_fill(dlm_sampling *s, dlm_error *err) {
+    for (size_t p = 0; p < s->T; p++) s->wanted[p] = s->ids[p] == s->model->mask_id;
+    return dlm__sampling_resample(s, err);
+}
+
+dlm_status dlm__sampling_report(dlm_sampling *s, size_t step, size_t steps, dlm_error *err) {
+    if (s->start.on_step == NULL) return DLM_OK;
+    const dlm_sample_step shown = {.step = step,
+                                   .steps = steps,
+                                   .n = s->n,
+                                   .offsets = s->offsets,
+                                   .ids = s->ids,
+                                   .confidence = s->confidence,
+                                   .fixed = s->fixed,
+                                   .times = s->times,
+                                   .forwards = s->forwards,
+                                   .mask_id = s->model->mask_id};
+    s->stopped = s->start.on_step(s->start.user, &shown);
+    const size_t V = s->model->layout->config.vocab_size;
+    for (size_t p = 0; p < s->T; p++) {
+        if (s->fixed[p]) {
+            s->ids[p] = s->given[p];
+            s->confidence[p] = 1;
+            continue;
+        }
+        if (s->ids[p] < 0 || (size_t)s->ids[p] >= V)
+            return dlm__fail(err, DLM_ARGUMENT,
+                             "the step callback set position %zu to token %ld, the vocabulary has %zu", p,
+                             (long)s->ids[p], V);
+        if (s->ids[p] == s->model->mask_id || !(s->confidence[p] >= 0 && s->confidence[p] <= 1))
+            s->confidence[p] = 0;
+    }
     return DLM_OK;
 }

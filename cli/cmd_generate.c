@@ -1,0 +1,194 @@
+/* generate: samples texts. */
+#include "commands.h"
+
+#include "models.h"
+#include "samples.h"
+#include "terminal.h"
+
+#include "diffusionlm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct generate_settings {
+    common shared;
+    model_choice model;
+    dlm_sample_options sample;
+    size_t count, length; /* length 0: drawn from the model's histogram */
+    const char *prompt;
+    bool watched;
+} generate_settings;
+
+static void defaults(void *settings) {
+    generate_settings *all = settings;
+    *all = (generate_settings){
+        .model.options = dlm_model_defaults(), .sample = dlm_sample_defaults(), .count = 1};
+    all->shared.seed = all->sample.seed;
+}
+
+static const char *const order_choices[] = {"confidence", "confidence_weighted", "random", NULL};
+static const char *const reveal_choices[] = {"cosine", "linear", NULL};
+static const char *const corrector_choices[] = {"random", "low_confidence", NULL};
+
+static const option options[] = {
+    MODEL_ROWS(generate_settings, model),
+    OPTION_ROW(generate_settings, count, .name = "count", .letter = 'n', .kind = OPTION_SIZE, .argument = "N",
+               .min = 1, .max = OPTION_COUNT_MAX, .help = "how many texts"),
+    OPTION_ROW(generate_settings, length, .name = "length", .kind = OPTION_SIZE, .argument = "N", .min = 1,
+               .max = 65536, .word = "auto", .word_value = 0,
+               .help = "tokens of a text; auto: drawn from the lengths of the texts it was trained on"),
+    OPTION_ROW(generate_settings, prompt, .name = "prompt", .kind = OPTION_TEXT, .argument = "TEXT",
+               .help = "how each text begins"),
+    OPTION_ROW(generate_settings, sample.steps, .name = "steps", .kind = OPTION_SIZE, .argument = "N",
+               .min = 1, .max = 1e6, .word = "auto", .word_value = 0,
+               .help = "steps from all masks to none; auto: as many as there are tokens"),
+    OPTION_ROW(generate_settings, sample.temperature, .name = "temperature", .kind = OPTION_REAL,
+               .argument = "X", .min = 0, .max = 100,
+               .help = "how freely tokens are drawn; 0: always the most probable one"),
+    OPTION_ROW(generate_settings, sample.order, .name = "order", .kind = OPTION_CHOICE,
+               .choices = order_choices, .help = "which positions are revealed first"),
+    OPTION_ROW(generate_settings, sample.reveal, .name = "reveal", .kind = OPTION_CHOICE,
+               .choices = reveal_choices,
+               .help = "how many positions a step reveals: few at first and many at last, or always as many"),
+    OPTION_ROW(generate_settings, sample.confidence_threshold, .name = "confidence-threshold",
+               .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1, .word = "off", .word_value = -1,
+               .help = "instead reveal in each step every token at least this probable"),
+    OPTION_ROW(generate_settings, sample.corrector_frac, .name = "corrector-frac", .kind = OPTION_REAL,
+               .argument = "X", .min = 0, .max = 1,
+               .help = "the share of revealed tokens that a correction hides and draws anew; 0: none"),
+    OPTION_ROW(generate_settings, sample.corrector_every, .name = "corrector-every", .kind = OPTION_SIZE,
+               .argument = "N", .min = 1, .max = 1e6, .help = "correct after every so many steps"),
+    OPTION_ROW(generate_settings, sample.corrector_mode, .name = "corrector-mode", .kind = OPTION_CHOICE,
+               .choices = corrector_choices, .help = "which tokens are corrected"),
+    OPTION_ROW(generate_settings, watched, .name = "watch", .kind = OPTION_FLAG,
+               .help = "on a terminal: show the text while its masks give way"),
+    OPTION_ROW(generate_settings, shared.json, .name = "json", .kind = OPTION_FLAG,
+               .help = "print a line of JSON for each text, with its ids"),
+    {0}};
+
+/* The ids that a text begins with. */
+typedef struct prompt {
+    int32_t *ids;
+    size_t n;
+} prompt;
+
+static int read_prompt(const generate_settings *settings, const dlm_model *model, prompt *start) {
+    if (settings->prompt == NULL) return EXIT_DONE;
+    if (settings->prompt[0] == 0) {
+        (void)fail("--prompt is empty");
+        return EXIT_USAGE;
+    }
+    const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
+    if (tokenizer == NULL)
+        return fail("--prompt needs a tokenizer, and there is none beside %s; -t names one",
+                    dlm_model_source(model));
+    dlm_error err = {0};
+    dlm_status read = dlm_tokenizer_encode(tokenizer, settings->prompt, strlen(settings->prompt), false,
+                                           &start->ids, &start->n, &err);
+    return read == DLM_OK ? EXIT_DONE : fail("--prompt: %s", err.message);
+}
+
+/* Do length and prompt fit the model and each other? */
+static int check_lengths(const generate_settings *settings, const dlm_model *model, const prompt *start) {
+    size_t most = dlm_model_config(model)->max_seq_len;
+    if (settings->length > most)
+        return fail("--length %zu: the model takes at most %zu tokens", settings->length, most);
+    size_t room = settings->length > 0 ? settings->length : most;
+    if (start->n >= room)
+        return fail("--prompt has %zu tokens and leaves nothing to write: %s %zu", start->n,
+                    settings->length > 0 ? "--length is" : "the model takes at most", room);
+    return EXIT_DONE;
+}
+
+/* The length of text `index`: given, or drawn until it is longer than the prompt. */
+static size_t choose_length(const generate_settings *settings, const dlm_model *model, const prompt *start,
+                            size_t index) {
+    enum { TRIES = 1000 };
+    if (settings->length > 0) return settings->length;
+    for (uint64_t i = 0; i < TRIES; i++) {
+        size_t length = dlm_sample_length(model, settings->shared.seed + i, index);
+        if (length > start->n) return length;
+    }
+    return dlm_model_config(model)->max_seq_len;
+}
+
+/* Adds text `index` to the batch, all masks behind the prompt. */
+static int add_text(batch *sequences, const dlm_model *model, const prompt *start, size_t length) {
+    size_t at = add_sequence(sequences, length);
+    if (at == SIZE_MAX) return EXIT_FAILED;
+    for (size_t i = 0; i < length; i++) {
+        bool given = i < start->n;
+        sequences->ids[at + i] = given ? start->ids[i] : mask_id(model);
+        sequences->fixed[at + i] = given;
+    }
+    return EXIT_DONE;
+}
+
+static int generate(const generate_settings *settings, const dlm_model *model, const prompt *start,
+                    writer *to) {
+    dlm_error err = {0};
+    batch sequences = {0};
+    dlm_sample_options sample = settings->sample;
+    sample.seed = settings->shared.seed;
+    sample.on_step = on_step;
+    sample.user = to;
+    size_t longest = settings->length > 0 ? settings->length : dlm_model_config(model)->max_seq_len;
+    size_t at_once = to->shown != NULL ? 1 : sequences_at_once(model, longest);
+    int status = EXIT_DONE;
+    to->all = settings->count;
+    while (to->done < settings->count && status == EXIT_DONE) {
+        clear_batch(&sequences);
+        for (size_t i = to->done; i < settings->count && sequences.n < at_once && status == EXIT_DONE; i++)
+            status = add_text(&sequences, model, start, choose_length(settings, model, start, i));
+        if (status != EXIT_DONE) break;
+        begin_batch(to);
+        if (dlm_sample(model, &sample, to->done, sequences.n, sequences.lengths, sequences.ids,
+                       sequences.fixed, NULL, &to->forwards, &err) != DLM_OK)
+            status = fail_with(&err);
+        else
+            status = write_batch(to, &sequences);
+    }
+    free_batch(&sequences);
+    return status;
+}
+
+static int run(const void *given) {
+    const generate_settings *settings = given;
+    if (settings->watched && settings->shared.json) {
+        (void)fail("--watch and --json exclude each other");
+        return EXIT_USAGE;
+    }
+    catch_signals();
+    dlm_model *model;
+    int status = load_model(&settings->model, &model);
+    if (status != EXIT_DONE) return status;
+    writer to = {0};
+    prompt start = {0};
+    status = read_prompt(settings, model, &start);
+    if (status == EXIT_DONE) status = check_lengths(settings, model, &start);
+    if (status == EXIT_DONE)
+        status = open_writer(&to, model, settings->shared.seed, settings->shared.json, settings->watched);
+    if (status == EXIT_DONE) status = generate(settings, model, &start, &to);
+    close_writer(&to);
+    dlm_free(start.ids);
+    dlm_model_free(model);
+    return status;
+}
+
+const command command_generate = {
+    .name = "generate",
+    .summary = "lets a model write texts",
+    .description =
+        "Samples texts: begins with nothing but masks (after the prompt, if there is one) and reveals them "
+        "step "
+        "by step. Each text is followed by a line <|endoftext|>. The same --seed gives the same texts; text "
+        "number i depends on the seed and i alone.\n\nWith --json a line for each text: {\"text\", \"ids\", "
+        "\"seed\", \"index\", \"forwards\", \"seconds\"}; the last two are of the batch that it was sampled "
+        "in.",
+    .example = "diffusionlm generate -m run -n 3 --prompt 'Once upon a time'",
+    .options = options,
+    .settings_size = sizeof(generate_settings),
+    .defaults = defaults,
+    .run = run,
+};

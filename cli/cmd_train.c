@@ -1,0 +1,476 @@
+/* train: trains a model on token shards, or on text files from which it first makes a tokenizer and shards.
+ */
+#include "commands.h"
+
+#include "models.h"
+#include "texts.h"
+#include "json.h"
+#include "prepare.h"
+#include "terminal.h"
+
+#include "diffusionlm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct train_settings {
+    common shared;
+    dlm_train_options train;
+    int preset;            /* -1: none asked for */
+    bool lengths_conflict; /* more than one of --steps, --epochs and --minutes */
+    dlm_error recall;      /* why RUN could not tell its options, with --resume */
+    /* of `train FILE...` */
+    const char *tokenizer;
+    size_t vocab_size; /* 0: by the size of the text */
+    text_choice text;
+} train_settings;
+
+static const char *const preset_choices[] = {"tiny", "small", "base", NULL};
+static const struct {
+    size_t hidden_size, depth, num_heads;
+} presets[] = {{128, 4, 4}, {256, 8, 8}, {768, 12, 12}};
+
+static const char *const optimizer_choices[] = {"adamw", "muon", NULL};
+static const char *const weight_choices[] = {"elbo", "flat", "uniform", "inv_sigma", "sigma", NULL};
+
+/* ---- options ------------------------------------------------------------------------------------------- */
+
+static void defaults(void *settings) {
+    train_settings *all = settings;
+    *all = (train_settings){
+        .train = dlm_train_defaults(DLM_RECIPE_DEFAULT), .preset = -1, .text = text_choice_defaults()};
+    all->shared.seed = all->train.seed;
+}
+
+/* The defaults of a run: what it was begun with, or what the recipe and the preset say. */
+static dlm_train_options defaults_of_run(train_settings *all) {
+    dlm_train_options train;
+    char *paths = NULL;
+    if (all->train.resume && all->train.run != NULL &&
+        dlm_train_recall(all->train.run, &train, &paths, &all->recall) == DLM_OK) {
+        all->shared.kept = paths;
+        all->recall.status = DLM_OK;
+        return train;
+    }
+    train = dlm_train_defaults(all->train.recipe);
+    if (all->preset >= 0) {
+        train.hidden_size = presets[all->preset].hidden_size;
+        train.depth = presets[all->preset].depth;
+        train.num_heads = presets[all->preset].num_heads;
+    }
+    return train;
+}
+
+/* A length of the run that is asked for replaces the others. */
+static void adjust(void *settings) {
+    train_settings *all = settings;
+    dlm_train_options asked = all->train, usual = dlm_train_defaults(DLM_RECIPE_DEFAULT);
+    bool minutes = asked.minutes > usual.minutes ||
+                   asked.minutes<usual.minutes, epochs = asked.epochs> usual.epochs ||
+                   asked.epochs < usual.epochs,
+         steps = asked.steps != usual.steps;
+    all->train = defaults_of_run(all);
+    all->shared.seed = all->train.seed;
+    if (minutes || steps || epochs) {
+        all->train.minutes = all->train.epochs = 0;
+        all->train.steps = 0;
+    }
+    all->lengths_conflict = minutes + steps + epochs > 1;
+}
+
+#define TRAIN_ROW(field, ...) OPTION_INNER_ROW(train_settings, train, dlm_train_options, field, __VA_ARGS__)
+
+static const option options[] = {
+    TRAIN_ROW(run, .name = "output", .letter = 'o', .kind = OPTION_TEXT, .argument = "RUN", .required = true,
+              .help = "the folder for checkpoints and logs"),
+    TRAIN_ROW(data, .name = "data", .letter = 'd', .kind = OPTION_TEXT, .argument = "DATA",
+              .help = "token shards made by prepare, in place of FILE..."),
+    TRAIN_ROW(eval_data, .name = "eval-data", .kind = OPTION_TEXT, .argument = "DATA",
+              .help = "token shards to evaluate on; without, one document in 50 is held out"),
+    TRAIN_ROW(resume, .name = "resume", .kind = OPTION_FLAG,
+              .help = "go on with RUN; other options are as they were, and a new length may be given"),
+    TRAIN_ROW(init, .name = "init", .kind = OPTION_TEXT, .argument = "MODEL",
+              .help = "begin with the weights of a model"),
+    TRAIN_ROW(steps, .name = "steps", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = OPTION_COUNT_MAX,
+              .help = "how long: optimiser steps"),
+    TRAIN_ROW(epochs, .name = "epochs", .kind = OPTION_REAL, .argument = "X", .min = 0.001, .max = 1e6,
+              .help = "or passes over the data"),
+    TRAIN_ROW(minutes, .name = "minutes", .kind = OPTION_REAL, .argument = "X", .min = 0.01, .max = 1e6,
+              .help = "or by the clock, with the learning rate; such a run does not repeat bit for bit"),
+    OPTION_ROW(train_settings, preset, .name = "preset", .kind = OPTION_CHOICE, .choices = preset_choices,
+               .help = "channels, blocks and heads: 128, 4, 4; 256, 8, 8; or 768, 12, 12"),
+    TRAIN_ROW(hidden_size, .name = "hidden", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 65536,
+              .help = "channels"),
+    TRAIN_ROW(depth, .name = "depth", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 1000,
+              .help = "blocks"),
+    TRAIN_ROW(num_heads, .name = "heads", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 1024,
+              .help = "attention heads, a divisor of the channels"),
+    TRAIN_ROW(mlp_ratio, .name = "mlp-ratio", .kind = OPTION_REAL, .argument = "X", .min = 0.01, .max = 64,
+              .help = "hidden channels of a block's MLP, in multiples of its channels"),
+    TRAIN_ROW(seq_len, .name = "seq-len", .kind = OPTION_SIZE, .argument = "N", .min = 2, .max = 65536,
+              .help = "tokens of the longest sequence"),
+    TRAIN_ROW(time, .name = "time", .kind = OPTION_CHOICE, .choices = time_choices,
+              .help = "how the model learns the time: not at all, or as the original does"),
+    TRAIN_ROW(position, .name = "position", .kind = OPTION_CHOICE, .choices = position_choices,
+              .help = "learned positions, or rotary ones too"),
+    TRAIN_ROW(recipe, .name = "recipe", .kind = OPTION_CHOICE, .choices = recipe_choices,
+              .help = "all other defaults: what trains fast, or what the original program did"),
+    TRAIN_ROW(batch, .name = "batch", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 1e6,
+              .help = "sequences in a step"),
+    TRAIN_ROW(optimizer, .name = "optimizer", .kind = OPTION_CHOICE, .choices = optimizer_choices,
+              .help = "Muon is for the blocks' matrices, the rest stays with AdamW"),
+    TRAIN_ROW(lr, .name = "lr", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 100,
+              .help = "the highest learning rate"),
+    TRAIN_ROW(warmup, .name = "warmup", .kind = OPTION_SIZE, .argument = "N", .min = 0,
+              .max = OPTION_COUNT_MAX, .help = "steps until the learning rate is at its highest"),
+    TRAIN_ROW(min_lr_ratio, .name = "min-lr-ratio", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1,
+              .help = "the last learning rate, as a share of the highest"),
+    TRAIN_ROW(weight_decay, .name = "weight-decay", .kind = OPTION_REAL, .argument = "X", .min = 0,
+              .max = 100, .help = "decoupled, of every parameter"),
+    TRAIN_ROW(clip, .name = "clip", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1e6,
+              .help = "the largest norm of the gradient; 0: any"),
+    TRAIN_ROW(ema, .name = "ema", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1,
+              .help = "decay of the moving average of the weights"),
+    TRAIN_ROW(weight, .name = "weight", .kind = OPTION_CHOICE, .choices = weight_choices,
+              .help = "how the noise levels are weighted; elbo makes the loss the likelihood bound"),
+    TRAIN_ROW(schedule, .name = "schedule", .kind = OPTION_CHOICE, .choices = schedule_choices,
+              .help = "the masking schedule"),
+    TRAIN_ROW(tail_share, .name = "tail-share", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1,
+              .help = "the share of sequences with end tokens behind their end, from which it learns to end"),
+    TRAIN_ROW(precision, .name = "precision", .kind = OPTION_CHOICE, .choices = precision_choices,
+              .help = "of matrix products; auto is bf16 where the processor multiplies it"),
+    TRAIN_ROW(micro_tokens, .name = "micro-tokens", .kind = OPTION_SIZE, .argument = "N", .min = 1,
+              .max = 1e8, .help = "tokens of one pass; a step of more sums over several"),
+    TRAIN_ROW(log_every, .name = "log-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
+              .max = OPTION_COUNT_MAX, .help = "steps between lines of the log; 0: none"),
+    TRAIN_ROW(eval_every, .name = "eval-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
+              .max = OPTION_COUNT_MAX, .help = "steps between evaluations; 0: none"),
+    TRAIN_ROW(eval_documents, .name = "eval-documents", .kind = OPTION_SIZE, .argument = "N", .min = 0,
+              .max = OPTION_COUNT_MAX, .help = "documents that an evaluation reads at most; 0: all"),
+    TRAIN_ROW(sample_every, .name = "sample-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
+              .max = OPTION_COUNT_MAX, .help = "steps between sample texts; 0: none"),
+    TRAIN_ROW(save_every, .name = "save-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
+              .max = OPTION_COUNT_MAX, .help = "steps between checkpoints; 0: only the last"),
+    TRAIN_ROW(keep, .name = "keep", .kind = OPTION_SIZE, .argument = "N", .min = 0, .max = OPTION_COUNT_MAX,
+              .help = "checkpoints kept, besides the best and the latest; 0: all"),
+    OPTION_ROW(train_settings, tokenizer, .name = "tokenizer", .letter = 't', .kind = OPTION_TEXT,
+               .argument = "DIR", .help = "with FILE...: a tokenizer to use in place of a new one"),
+    OPTION_ROW(train_settings, vocab_size, .name = "vocab-size", .kind = OPTION_SIZE, .argument = "N",
+               .min = 260, .max = 1e6, .word = "auto", .word_value = 0,
+               .help =
+                   "with FILE...: tokens of the new tokenizer; auto: 1024 to 8192, by the size of the text"),
+    TEXT_ROWS(train_settings, text),
+    OPTION_ROW(train_settings, shared.json, .name = "json", .kind = OPTION_FLAG,
+               .help = "at the end print what was reached as JSON"),
+    {0}};
+
+/* dir/name; free() it; NULL, said, without memory. */
+static char *join(const char *dir, const char *name) {
+    size_t size = strlen(dir) + strlen(name) + 2;
+    char *path = malloc(size);
+    if (path == NULL)
+        (void)fail("out of memory");
+    else
+        (void)snprintf(path, size, "%s/%s", dir, name);
+    return path;
+}
+
+static bool exists(const char *path) {
+    struct stat facts;
+    return stat(path, &facts) == 0;
+}
+
+/* Are there shards in RUN already, made from text files before it was stopped? */
+static bool has_data(const train_settings *settings) {
+    char *data = settings->train.resume ? join(settings->train.run, "data") : NULL;
+    bool there = data != NULL && exists(data);
+    free(data);
+    return there;
+}
+
+static int check_usage(const train_settings *settings) {
+    const char *wrong = NULL;
+    bool files = settings->shared.n_operands > 0;
+    if (!files && settings->train.data == NULL && !has_data(settings))
+        wrong = "what to train on is missing: -d DATA or FILE...";
+    else if (files && settings->train.data != NULL && settings->shared.kept == NULL)
+        wrong = "-d DATA and FILE... exclude each other";
+    else if (!files && settings->tokenizer != NULL)
+        wrong = "--tokenizer goes with FILE...; DATA has one already";
+    else if (!files && settings->vocab_size != 0)
+        wrong = "--vocab-size goes with FILE...; DATA has a tokenizer already";
+    else if (settings->lengths_conflict)
+        wrong = "--steps, --epochs and --minutes exclude each other";
+    if (wrong == NULL) return EXIT_DONE;
+    (void)fail("%s", wrong);
+    return EXIT_USAGE;
+}
+
+/* ---- from text files: tokenizer and shards, each whole or absent ----------------------------------------
+ */
+
+/* More text fills more tokens with enough occurrences to learn from. Compressed text is about three times as
+ * long as its file. */
+static size_t choose_vocab_size(const char *const *paths, size_t n) {
+    double bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct stat facts;
+        const char *dot = strrchr(paths[i], '.');
+        bool compressed = dot != NULL && (strcmp(dot, ".zst") == 0 || strcmp(dot, ".gz") == 0);
+        if (stat(paths[i], &facts) == 0) bytes += (double)facts.st_size * (compressed ? 3 : 1);
+    }
+    return bytes < 2e6 ? 1024 : bytes < 8e6 ? 2048 : bytes < 64e6 ? 4096 : 8192;
+}
+
+static int train_tokenizer(const train_settings *settings, const char *dir, dlm_tokenizer **tokenizer) {
+    dlm_documents *documents;
+    int status =
+        open_documents(settings->shared.operands, settings->shared.n_operands, &settings->text, &documents);
+    if (status != EXIT_DONE) return status;
+    dlm_bpe_options bpe = dlm_bpe_defaults();
+    bpe.vocab_size = settings->vocab_size > 0
+                         ? settings->vocab_size
+                         : choose_vocab_size(settings->shared.operands, settings->shared.n_operands);
+    bpe.progress = draw_progress;
+    dlm_error err = {0};
+    dlm_status made = dlm_tokenizer_train(documents, &bpe, tokenizer, &err);
+    dlm_documents_close(documents);
+    if (made == DLM_OK) made = dlm_tokenizer_save(*tokenizer, dir, &err);
+    if (made != DLM_OK) return fail_with(&err);
+    say("%s: %zu tokens", dir, dlm_tokenizer_describe(*tokenizer).vocab_size);
+    return EXIT_DONE;
+}
+
+/* The tokenizer named, the one in RUN from an earlier call, or a new one. */
+static int get_tokenizer(const train_settings *settings, dlm_tokenizer **tokenizer) {
+    char *dir = join(settings->train.run, "tokenizer"),
+         *file = dir == NULL ? NULL : join(dir, "tokenizer.json");
+    int status = file == NULL ? EXIT_FAILED : EXIT_DONE;
+    dlm_error err = {0};
+    if (status == EXIT_DONE && (settings->tokenizer != NULL || exists(file))) {
+        const char *path = settings->tokenizer != NULL ? settings->tokenizer : file;
+        if (dlm_tokenizer_load(path, tokenizer, &err) != DLM_OK) status = fail_with(&err);
+    } else if (status == EXIT_DONE) {
+        status = train_tokenizer(settings, dir, tokenizer);
+    }
+    free(dir);
+    free(file);
+    return status;
+}
+
+static int make_run(const char *run) {
+    if (mkdir(run, 0777) == 0 || errno == EEXIST) return EXIT_DONE;
+    return fail("%s: %s", run, strerror(errno));
+}
+
+/* Makes RUN/data where it is not there yet. */
+static int make_data(const train_settings *settings, const char *data) {
+    if (exists(data)) return EXIT_DONE;
+    for (size_t i = 0; i < settings->shared.n_operands && settings->tokenizer == NULL; i++)
+        if (strcmp(settings->shared.operands[i], "-") == 0)
+            return fail(
+                "standard input can be read only once, and the tokenizer and the shards both need it; "
+                "-t names a tokenizer that is there");
+    int status = make_run(settings->train.run);
+    dlm_tokenizer *tokenizer = NULL;
+    if (status == EXIT_DONE) status = get_tokenizer(settings, &tokenizer);
+    if (status == EXIT_DONE) {
+        dlm_prepare_options prepare = dlm_prepare_defaults();
+        prepare.seq_len = settings->train.seq_len;
+        dlm_data_info info;
+        status = prepare_data(settings->shared.operands, settings->shared.n_operands, &settings->text,
+                              tokenizer, data, prepare, &info);
+        if (status == EXIT_DONE) say_data(data, &info);
+    }
+    dlm_tokenizer_free(tokenizer);
+    return status;
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------- */
+
+typedef struct run_state {
+    const train_settings *settings;
+    dlm_trainer *trainer;
+    dlm_train_report report;
+    double eval_ce, eval_ppl, eval_nelbo; /* of the last evaluation */
+    bool evaluated;
+    double drawn_at; /* when the progress line was last drawn */
+} run_state;
+
+/* A shell reads it as the one word it is. */
+static void print_quoted(const char *word) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./,:@%";
+    if (word[0] != 0 && word[strspn(word, plain)] == 0) {
+        (void)fputs(word, stderr);
+        return;
+    }
+    (void)fputc('\'', stderr);
+    for (; *word != 0; word++) (void)fputs(*word == '\'' ? "'\\''" : (char[]){*word, 0}, stderr);
+    (void)fputc('\'', stderr);
+}
+
+/* The command line that goes on with this run. */
+static void print_resume(const common *shared) {
+    clear_status();
+    (void)fputs("go on with:  ", stderr);
+    print_quoted(shared->program);
+    (void)fputs(" train --resume", stderr);
+    for (size_t i = 0; i < shared->n_arguments; i++) {
+        if (strcmp(shared->arguments[i], "--resume") == 0) continue;
+        (void)fputc(' ', stderr);
+        print_quoted(shared->arguments[i]);
+    }
+    (void)fputc('\n', stderr);
+}
+
+static void say_start(const run_state *run) {
+    const dlm_config *config = dlm_trainer_config(run->trainer);
+    dlm_data_info data = dlm_trainer_data(run->trainer);
+    char tokens[32], documents[32];
+    write_count(data.tokens, tokens, sizeof tokens);
+    write_count(data.documents, documents, sizeof documents);
+    say("%s: vocabulary %zu, %zu channels, %zu blocks, %zu heads, sequences up to %zu tokens; data: %s "
+        "documents, "
+        "%s tokens",
+        run->settings->train.run, config->vocab_size, config->hidden_size, config->depth, config->num_heads,
+        config->max_seq_len, documents, tokens);
+}
+
+/* How far, loss, learning rate, speed, time left. */
+static void write_progress(const dlm_train_report *report, char *buffer, size_t size) {
+    char of[32] = "", rate[32], left[24];
+    if (report->steps > 0) (void)snprintf(of, sizeof of, "/%zu", report->steps);
+    write_count((uint64_t)report->tokens_per_second, rate, sizeof rate);
+    write_clock(report->seconds_left, left, sizeof left);
+    (void)snprintf(buffer, size, "step %zu%s  loss %.4f  lr %.2e  %s tokens/s  %s left", report->step, of,
+                   report->loss, report->lr, rate, left);
+}
+
+/* The line redrawn on a terminal, at most ten times a second; elsewhere a plain one with each line of the
+ * log. */
+static void show_progress(run_state *run, bool finished) {
+    const dlm_train_report *report = &run->report;
+    char line[200], bar[17];
+    write_progress(report, line, sizeof line);
+    size_t every = run->settings->train.log_every;
+    if (!shows_progress()) {
+        if (finished || (every > 0 && report->step % every == 0)) say("%s", line);
+        return;
+    }
+    if (!finished && seconds_now() - run->drawn_at < 0.1) return;
+    run->drawn_at = seconds_now();
+    write_bar(report->share, sizeof bar - 1, bar, sizeof bar);
+    draw_status("%s %3.0f%%  %s", bar, 100 * report->share, line);
+}
+
+static void show_events(run_state *run) {
+    const dlm_train_report *report = &run->report;
+    if (report->evaluated) {
+        run->evaluated = true;
+        run->eval_ce = report->eval_ce;
+        run->eval_ppl = report->eval_ppl;
+        run->eval_nelbo = report->eval_nelbo;
+        say("step %zu: held-out NELBO %.4f nats per token, cross-entropy %.4f, perplexity %.2f", report->step,
+            report->eval_nelbo, report->eval_ce, report->eval_ppl);
+    }
+    if (report->sample != NULL) say("step %zu writes: %s\n", report->step, report->sample);
+    if (report->saved && run->settings->shared.verbose)
+        say("step %zu: saved %s", report->step, report->checkpoint);
+}
+
+static json_t *describe(const run_state *run) {
+    const dlm_train_report *report = &run->report;
+    json_t *all =
+        json_pack("{s:s, s:s?, s:I, s:f, s:I, s:f, s:f}", "run", run->settings->train.run, "checkpoint",
+                  report->checkpoint, "step", (json_int_t)report->step, "epoch", report->epoch, "tokens",
+                  (json_int_t)report->tokens, "seconds", report->seconds, "loss", report->loss);
+    if (all == NULL || !run->evaluated) return all;
+    (void)json_object_set_new(all, "eval_ce", json_real(run->eval_ce));
+    (void)json_object_set_new(all, "eval_ppl", json_real(run->eval_ppl));
+    (void)json_object_set_new(all, "eval_nelbo", json_real(run->eval_nelbo));
+    return all;
+}
+
+static int stop(const run_state *run) {
+    dlm_error err = {0};
+    if (dlm_trainer_save(run->trainer, &err) != DLM_OK) return fail("%s", err.message);
+    say("stopped after step %zu, all of it saved", run->report.step);
+    if (!run->settings->shared.quiet) print_resume(&run->settings->shared);
+    return stop_status();
+}
+
+static int train_to_end(run_state *run) {
+    bool finished = false;
+    while (!finished) {
+        dlm_error err = {0};
+        if (dlm_trainer_step(run->trainer, &run->report, &finished, &err) != DLM_OK)
+            return fail("%s", err.message);
+        show_events(run);
+        show_progress(run, finished);
+        if (stop_signal() != 0 && !finished) return stop(run);
+    }
+    clear_status();
+    if (run->settings->shared.json) return print_json(describe(run));
+    say("done: step %zu in %s\nwrite a text with:  %s generate -m %s", run->report.step,
+        run->settings->train.run, run->settings->shared.program, run->settings->train.run);
+    return EXIT_DONE;
+}
+
+static int train(const train_settings *settings, const char *data) {
+    run_state run = {.settings = settings};
+    dlm_train_options train_options = settings->train;
+    dlm_error err = {0};
+    train_options.data = data;
+    train_options.seed = settings->shared.seed;
+    if (dlm_trainer_create(&train_options, &run.trainer, &err) != DLM_OK) return fail_with(&err);
+    say_start(&run);
+    int status = train_to_end(&run);
+    dlm_trainer_free(run.trainer);
+    return status;
+}
+
+static int run(const void *given) {
+    const train_settings *settings = given;
+    int status = check_usage(settings);
+    if (status != EXIT_DONE) return status;
+    if (!settings->train.resume && exists(settings->train.run))
+        return fail("%s is already there; --resume goes on with it", settings->train.run);
+    if (settings->recall.status != DLM_OK && settings->recall.status != DLM_NOT_FOUND)
+        return fail("%s", settings->recall.message);
+    catch_signals();
+    if (settings->train.data != NULL && settings->shared.n_operands == 0)
+        return train(settings, settings->train.data);
+    char *data = join(settings->train.run, "data");
+    if (data == NULL) return EXIT_FAILED;
+    status = make_data(settings, data);
+    if (status == EXIT_DONE)
+        status = train(settings, data);
+    else if (stop_signal() != 0 && !settings->shared.quiet)
+        print_resume(&settings->shared);
+    free(data);
+    return status;
+}
+
+const command command_train = {
+    .name = "train",
+    .operands = "[FILE...]",
+    .max_operands = SIZE_MAX,
+    .summary = "trains a model",
+    .description =
+        "Trains a model on token shards (-d), or on text files: then a tokenizer is made in RUN/tokenizer "
+        "and the "
+        "shards in RUN/data first.\n\nRUN gets checkpoints, log.csv, TensorBoard event files and "
+        "samples.txt. "
+        "Ctrl-C and SIGTERM finish the step, save everything and say how to go on; the run then ends with "
+        "the "
+        "same bytes as one that was never stopped. A run that exists is only touched with --resume.",
+    .example = "diffusionlm train stories.txt -o run --preset tiny --minutes 5",
+    .options = options,
+    .settings_size = sizeof(train_settings),
+    .defaults = defaults,
+    .adjust = adjust,
+    .run = run,
+};

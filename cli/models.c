@@ -1,0 +1,21 @@
+#include "models.h"
+
+#include "terminal.h"
+
+const char *const weights_choices[] = {"ema", "raw", NULL};
+const char *const precision_choices[] = {"auto", "f32", "bf16", NULL};
+const char *const schedule_choices[] = {"cosine", "linear", NULL};
+const char *const time_choices[] = {"none", "adaln", NULL};
+const char *const position_choices[] = {"both", "learned", NULL};
+const char *const recipe_choices[] = {"default", "original", NULL};
+
+int load_model(const model_choice *choice, dlm_model **model) {
+    dlm_error err = {0};
+    if (dlm_model_load(choice->path, &choice->options, model, &err) != DLM_OK) return fail_with(&err);
+    return EXIT_DONE;
+}
+
+const char *precision_name(dlm_precision precision) {
+    static const char *const names[] = {"auto", "f32", "bf16", "int8"};
+    return names[precision];
+}

@@ -1,0 +1,44 @@
+/* The model that several commands work with, with the option rows for it, and the words for what it is. */
+#ifndef DLM_CLI_MODELS_H
+#define DLM_CLI_MODELS_H
+
+#include "options.h"
+
+#include "diffusionlm.h"
+
+typedef struct model_choice {
+    const char *path;
+    dlm_model_options options;
+} model_choice;
+
+extern const char *const weights_choices[];   /* in the order of dlm_weights */
+extern const char *const precision_choices[]; /* in the order of dlm_precision, as far as products go */
+extern const char *const schedule_choices[];  /* in the order of dlm_schedule */
+extern const char *const time_choices[];      /* in the order of dlm_time */
+extern const char *const position_choices[];  /* in the order of dlm_position */
+extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
+
+/* dlm_precision also names a format of files, which products are not asked for. */
+#define MODEL_ROWS(settings, at)                                                                            \
+    OPTION_INNER_ROW(settings, at, model_choice, path, .name = "model", .letter = 'm', .kind = OPTION_TEXT, \
+                     .argument = "MODEL", .required = true,                                                 \
+                     .help = "a model folder, a run folder or a .safetensors file"),                        \
+        OPTION_INNER_ROW(settings, at, model_choice, options.tokenizer, .name = "tokenizer", .letter = 't', \
+                         .kind = OPTION_TEXT, .argument = "DIR",                                            \
+                         .help = "a tokenizer instead of the one beside the model"),                        \
+        OPTION_INNER_ROW(settings, at, model_choice, options.weights, .name = "weights",                    \
+                         .kind = OPTION_CHOICE, .choices = weights_choices,                                 \
+                         .help = "the moving average of training, or the last weights"),                    \
+        OPTION_INNER_ROW(settings, at, model_choice, options.precision, .name = "precision",                \
+                         .kind = OPTION_CHOICE, .choices = precision_choices,                               \
+                         .help = "of matrix products; auto is bf16 where the processor multiplies it"),     \
+        OPTION_INNER_ROW(settings, at, model_choice, options.schedule, .name = "schedule",                  \
+                         .kind = OPTION_CHOICE, .choices = schedule_choices,                                \
+                         .help = "a masking schedule instead of the model's own")
+
+const char *precision_name(dlm_precision precision);
+
+/* Loads it; EXIT_DONE, or said why not. */
+int load_model(const model_choice *choice, dlm_model **model);
+
+#endif

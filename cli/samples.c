@@ -1,0 +1,138 @@
+#include "samples.h"
+
+#include "json.h"
+#include "terminal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Without a tokenizer the ids of special tokens are those of this family: [PAD] 0, [UNK] 1, [MASK] 2, end 3.
+ */
+enum { MASK_ID = 2, END_ID = 3 };
+
+int32_t mask_id(const dlm_model *model) {
+    const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
+    return tokenizer == NULL ? MASK_ID : dlm_tokenizer_describe(tokenizer).mask_id;
+}
+
+int32_t end_id(const dlm_model *model) {
+    const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
+    if (!dlm_model_config(model)->end_token) return -1;
+    return tokenizer == NULL ? END_ID : dlm_tokenizer_describe(tokenizer).end_id;
+}
+
+/* ---- batches ----------------------------------------------------------------------------------------------
+ */
+
+size_t add_sequence(batch *sequences, size_t length) {
+    size_t start = sequences->tokens, tokens = start + length;
+    size_t *lengths = realloc(sequences->lengths, (sequences->n + 1) * sizeof *lengths);
+    if (lengths != NULL) sequences->lengths = lengths;
+    int32_t *ids = realloc(sequences->ids, (tokens + 1) * sizeof *ids);
+    if (ids != NULL) sequences->ids = ids;
+    uint8_t *fixed = realloc(sequences->fixed, tokens + 1);
+    if (fixed != NULL) sequences->fixed = fixed;
+    if (lengths == NULL || ids == NULL || fixed == NULL) {
+        (void)fail("out of memory");
+        return SIZE_MAX;
+    }
+    lengths[sequences->n++] = length;
+    memset(fixed + start, 0, length);
+    sequences->tokens = tokens;
+    return start;
+}
+
+void clear_batch(batch *sequences) {
+    sequences->n = sequences->tokens = 0;
+}
+
+void free_batch(batch *sequences) {
+    free(sequences->lengths);
+    free(sequences->ids);
+    free(sequences->fixed);
+}
+
+/* Logits are the largest thing that grows with a batch: at most 2^25 of them, 128 MiB; and beyond some
+ * thousand rows a matrix product is no faster for each. */
+size_t sequences_at_once(const dlm_model *model, size_t length) {
+    size_t rows = ((size_t)1 << 25) / dlm_model_config(model)->vocab_size;
+    if (rows > 4096) rows = 4096;
+    return rows > length ? rows / length : 1;
+}
+
+/* ---- output -----------------------------------------------------------------------------------------------
+ */
+
+int open_writer(writer *to, const dlm_model *model, uint64_t seed, bool json, bool watched) {
+    *to = (writer){.model = model, .seed = seed, .json = json, .first = seconds_now()};
+    if (dlm_model_tokenizer(model) == NULL && !json)
+        return fail("%s: there is no tokenizer beside this model; -t names one, --json writes ids",
+                    dlm_model_source(model));
+    if (!watched || !can_redraw(STDOUT_FILENO)) return EXIT_DONE;
+    to->shown = watch_open(model);
+    return to->shown == NULL ? fail("out of memory") : EXIT_DONE;
+}
+
+void close_writer(writer *to) {
+    watch_close(to->shown);
+}
+
+void begin_batch(writer *to) {
+    to->started = seconds_now();
+    to->forwards = 0;
+}
+
+bool on_step(void *user, const dlm_sample_step *step) {
+    writer *to = user;
+    to->forwards = step->forwards;
+    if (to->shown != NULL) return watch_step(to->shown, step);
+    char stage[48];
+    (void)snprintf(stage, sizeof stage, "text %zu of %zu, steps", to->done + 1, to->all);
+    return draw_progress(NULL, stage, step->step, step->steps, seconds_now() - to->started);
+}
+
+/* The text of n ids; text is NULL where there is no tokenizer. */
+static int write_json(const writer *to, size_t index, const int32_t *ids, size_t n, const char *text,
+                      size_t bytes) {
+    return print_json(json_pack("{s:o, s:o, s:I, s:I, s:I, s:f}", "text",
+                                text == NULL ? json_null() : json_text(text, bytes), "ids", json_ids(ids, n),
+                                "seed", (json_int_t)to->seed, "index", (json_int_t)index, "forwards",
+                                (json_int_t)to->forwards, "seconds", seconds_now() - to->started));
+}
+
+static int write_one(const writer *to, size_t index, const int32_t *ids, size_t n) {
+    dlm_error err = {0};
+    char *text = NULL;
+    size_t bytes = 0;
+    if (dlm_model_tokenizer(to->model) != NULL &&
+        dlm_sample_text(to->model, ids, n, &text, &bytes, &err) != DLM_OK)
+        return fail_with(&err);
+    int status = EXIT_DONE;
+    if (to->json) {
+        status = write_json(to, index, ids, n, text, bytes);
+    } else {
+        (void)fwrite(text, 1, bytes, stdout);
+        (void)fputs(to->shown == NULL ? "\n<|endoftext|>\n" : "\n\n", stdout);
+        status = flush_output();
+    }
+    dlm_free(text);
+    return status;
+}
+
+int write_batch(writer *to, const batch *sequences) {
+    clear_status();
+    watch_clear(to->shown);
+    if (stop_signal() != 0) {
+        (void)fail("stopped");
+        return stop_status();
+    }
+    int status = EXIT_DONE;
+    size_t start = 0;
+    for (size_t i = 0; i < sequences->n && status == EXIT_DONE; i++) {
+        status = write_one(to, to->done++, sequences->ids + start, sequences->lengths[i]);
+        start += sequences->lengths[i];
+    }
+    return status;
+}

@@ -1,0 +1,59 @@
+/* What generate and refine share: packed sequences, and texts on standard output. */
+#ifndef DLM_CLI_SAMPLES_H
+#define DLM_CLI_SAMPLES_H
+
+#include "watch.h"
+
+#include "diffusionlm.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* n sequences packed one after the other, as dlm_sample takes them. */
+typedef struct batch {
+    size_t n, tokens;
+    size_t *lengths; /* (n) */
+    int32_t *ids;    /* (tokens) */
+    uint8_t *fixed;  /* (tokens) */
+} batch;
+
+/* Makes room for one more sequence of `length` positions and returns where they begin in ids and fixed (0
+ * there); SIZE_MAX without memory, said. */
+size_t add_sequence(batch *sequences, size_t length);
+void clear_batch(batch *sequences);
+void free_batch(batch *sequences);
+
+/* Sequences of `length` positions that are worked on at once: enough to keep the processor busy, few enough
+ * for memory. */
+size_t sequences_at_once(const dlm_model *model, size_t length);
+
+typedef struct writer {
+    const dlm_model *model;
+    uint64_t seed;
+    bool json;
+    watch *shown;    /* NULL, or texts are drawn while they come, one at a time */
+    size_t done;     /* texts written before this batch */
+    size_t all;      /* of how many, for progress */
+    size_t forwards; /* of this batch, by on_step */
+    double started;  /* this batch */
+    double first;    /* the first batch */
+} writer;
+
+/* Checks that texts can be written as asked, and opens a watch if asked and the output is a terminal.
+ * EXIT_DONE, or said why not. */
+int open_writer(writer *to, const dlm_model *model, uint64_t seed, bool json, bool watched);
+void close_writer(writer *to);
+/* Before each batch. */
+void begin_batch(writer *to);
+/* A dlm_step_callback, with the writer as user: progress or the watch, and a signal's wish to stop. */
+bool on_step(void *user, const dlm_sample_step *step);
+/* Writes the texts of the batch, whose first has index to->done. Each is followed by a line <|endoftext|>, or
+ * is a line of JSON. */
+int write_batch(writer *to, const batch *sequences);
+
+/* The id of [MASK], and of the end token of a model trained with one (else -1). */
+int32_t mask_id(const dlm_model *model);
+int32_t end_id(const dlm_model *model);
+
+#endif
