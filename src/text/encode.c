@@ -314,21 +314,21 @@ static bool append_segment(dlm_encoder *e, const char *text, size_t n, dlm_ids *
 static bool append_text(dlm_encoder *e, const char *text, size_t n, bool normalized, dlm_ids *ids) {
     dlm_added_match match = {0};
     size_t taken = 0;
-    bool found;
-    do {
-        found = dlm__added_next(e->tokenizer, normalized, text, n, taken, match.resume, &match);
+    for (;;) {
+        bool found = dlm__added_next(e->tokenizer, normalized, text, n, taken, match.resume, &match);
         size_t until = found ? match.start : n;
         if (taken < until) {
             bool done = normalized ? append_segment(e, text + taken, until - taken, ids)
                                    : append_text(e, text + taken, until - taken, true, ids);
             if (!done) return false;
         }
-        if (found) {
-            if (!reserve(ids, 1)) return false;
-            ids->ids[ids->n++] = match.id;
-            taken = match.stop;
-        }
-    } while (found);
+        if (!found) break;
+        /* Nothing is left of a token all of whose white space the one before it took. */
+        if (match.start >= match.stop) continue;
+        if (!reserve(ids, 1)) return false;
+        ids->ids[ids->n++] = match.id;
+        taken = match.stop;
+    }
     return true;
 }
 
