@@ -125,9 +125,6 @@ dlm_status dlm__tokenizer_add(dlm_tokenizer *tokenizer, const char *content, siz
 dlm_status dlm__tokenizer_mark_added(dlm_tokenizer *tokenizer, const dlm_added_token *added, bool special,
                                      dlm_error *err) {
     dlm_token *token = &tokenizer->tokens[added->id];
-    if (token->added) {
-        return dlm__fail(err, DLM_FORMAT, "added token %d appears twice", (int)added->id);
-    }
     dlm_added_token *all =
         dlm__grow(tokenizer->added, &tokenizer->added_capacity, tokenizer->added_count + 1, sizeof *all);
     if (all == NULL) return dlm__fail_memory(err, "the added tokens", sizeof *all);

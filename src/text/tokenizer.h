@@ -89,7 +89,7 @@ dlm_status dlm__tokenizer_create(dlm_tokenizer **tokenizer, dlm_error *err);
 dlm_status dlm__tokenizer_add(dlm_tokenizer *tokenizer, const char *content, size_t bytes, dlm_error *err);
 /* The next rank; when the same pair comes again, only the last counts. */
 dlm_status dlm__tokenizer_merge(dlm_tokenizer *tokenizer, dlm_merge merge, dlm_error *err);
-/* Makes token.id, which exists, an added token. */
+/* Makes token.id, which exists and is none yet, an added token. */
 dlm_status dlm__tokenizer_mark_added(dlm_tokenizer *tokenizer, const dlm_added_token *token, bool special,
                                      dlm_error *err);
 /* Builds the tables and the hash. */

@@ -269,6 +269,10 @@ static dlm_status read_added(const reader *r, const json_t *entry, size_t i) {
                          r->name, json_string_value(content), (long long)json_integer_value(id),
                          (int)added.id);
     }
+    if (t->tokens[added.id].added) {
+        return dlm__fail(r->err, DLM_FORMAT, "%s: added token \"%.60s\" appears twice", r->name,
+                         json_string_value(content));
+    }
     return dlm__tokenizer_mark_added(t, &added, special, r->err);
 }
 
