@@ -1,0 +1,422 @@
+/* Models on disk: every form that MODEL may have, what is refused and how it is said, and the public view. */
+#include "network_fixture.h"
+
+#define DIFFUSION "\"diffusion\": {\"schedule\": \"linear\", \"end_token\": true, \"padded\": false}"
+
+/* ---- making folders
+ * ---------------------------------------------------------------------------------------------------- */
+
+static void put(const char *dir, const char *name, const char *text) {
+    dlm_error err;
+    CHECK_OK(dlm__write_file(path_in(dir, name), text, strlen(text), &err), &err);
+}
+
+static void copy(const char *fixture, const char *dir, const char *name) {
+    size_t n;
+    dlm_error err;
+    const char *path = golden_path(fixture);
+    char *bytes = path == NULL ? NULL : read_text(path, &n);
+    if (CHECK(bytes != NULL)) CHECK_OK(dlm__write_file(path_in(dir, name), bytes, n, &err), &err);
+}
+
+/* A folder with the small plain model and its config. */
+static const char *plain_folder(void) {
+    const char *dir = temporary_dir();
+    copy("plain/model.safetensors", dir, "model.safetensors");
+    copy("plain/config.json", dir, "config.json");
+    return dir;
+}
+
+/* A folder with a model whose vocabulary is that of a fixture's tokenizer, or another size. */
+static const char *folder_with_vocabulary(size_t vocab_size, bool end_token) {
+    const char *dir = temporary_dir();
+    dlm_config config = {.vocab_size = vocab_size,
+                         .max_seq_len = 8,
+                         .hidden_size = 8,
+                         .depth = 1,
+                         .num_heads = 1,
+                         .mlp_ratio = 1,
+                         .time = DLM_TIME_NONE,
+                         .position = DLM_POSITION_BOTH,
+                         .end_token = end_token};
+    dlm_layout *layout;
+    dlm_error err;
+    if (!CHECK_OK(dlm__layout_create(&config, &layout, &err), &err)) return dir;
+    float *params = dlm__calloc(layout->total, sizeof *params);
+    dlm__layout_init(layout, 1, params);
+    CHECK_OK(dlm__weights_save(layout, path_in(dir, "model.safetensors"), params, &err), &err);
+    CHECK_OK(dlm__config_save(&config, NULL, path_in(dir, "config.json"), &err), &err);
+    free(params);
+    dlm__layout_free(layout);
+    return dir;
+}
+
+static dlm_model *load(const char *path, const dlm_model_options *options) {
+    dlm_model *model = NULL;
+    dlm_error err;
+    CHECK_OK(dlm_model_load(path, options, &model, &err), &err);
+    return model;
+}
+
+static void refused(const char *path, const dlm_model_options *options, dlm_status status, const char *says) {
+    dlm_model *model = NULL;
+    dlm_error err;
+    CHECK_STATUS(dlm_model_load(path, options, &model, &err), status, &err);
+    CHECK_SAYS(&err, says);
+    CHECK(model == NULL);
+    dlm_model_free(model);
+}
+
+/* ---- forms of MODEL
+ * ---------------------------------------------------------------------------------------------------- */
+
+TEST(folder) {
+    const char *dir = plain_folder();
+    dlm_model *model = load(dir, NULL);
+    REQUIRE(model != NULL);
+    const dlm_config *config = dlm_model_config(model);
+    CHECK_INT_EQ(config->vocab_size, 83);
+    CHECK_INT_EQ(config->time, DLM_TIME_NONE);
+    CHECK_INT_EQ(config->position, DLM_POSITION_BOTH);
+    CHECK_STR_EQ(dlm_model_source(model), path_in(dir, "model.safetensors"));
+    CHECK(dlm_model_tokenizer(model) == NULL);
+    size_t n;
+    CHECK(dlm_model_lengths(model, &n) == NULL);
+    CHECK_INT_EQ(n, 21);
+    CHECK(model->mask_id == 2 && model->pad_id == 0 && model->unk_id == 1 && model->end_id == -1);
+    CHECK_INT_EQ(dlm_model_precision(model), dlm__bf16_native() ? DLM_PRECISION_BF16 : DLM_PRECISION_F32);
+    dlm_model_free(model);
+    dlm_model_free(NULL);
+}
+
+TEST(raw_weights) {
+    const char *dir = plain_folder();
+    dlm_model_options options = dlm_model_defaults();
+    options.weights = DLM_WEIGHTS_RAW;
+    refused(dir, &options, DLM_NOT_FOUND, "raw.safetensors");
+    copy("plain/model.safetensors", dir, "raw.safetensors");
+    dlm_model *model = load(dir, &options);
+    REQUIRE(model != NULL);
+    CHECK_STR_EQ(dlm_model_source(model), path_in(dir, "raw.safetensors"));
+    dlm_model_free(model);
+}
+
+TEST(run_folder) {
+    const char *run = temporary_dir(), *model_dir = path_in(run, "checkpoints/step-00000002");
+    dlm_error err;
+    refused(run, NULL, DLM_NOT_FOUND, "neither a model (config.json) nor a run");
+    REQUIRE_OK(dlm__make_dirs(model_dir, &err), &err);
+    copy("plain/model.safetensors", model_dir, "model.safetensors");
+    copy("plain/config.json", model_dir, "config.json");
+    put(run, "latest", "step-00000002\n");
+    dlm_model *model = load(run, NULL);
+    REQUIRE(model != NULL);
+    CHECK_STR_EQ(dlm_model_source(model), path_in(model_dir, "model.safetensors"));
+    dlm_model_free(model);
+    put(run, "latest", "step-00000003\n");
+    refused(run, NULL, DLM_NOT_FOUND, "step-00000003: no such checkpoint");
+    const char *const wrong[] = {"", "\n", "..", ".", "../checkpoints/step-00000002", "/etc"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        put(run, "latest", wrong[i]);
+        refused(run, NULL, DLM_FORMAT, "does not name a checkpoint");
+    }
+}
+
+TEST(one_file) {
+    const char *dir = temporary_dir(), *file = path_in(dir, "anything.safetensors");
+    copy("plain/model.safetensors", dir, "anything.safetensors");
+    dlm_model *model = load(file, NULL); /* its metadata has the config */
+    REQUIRE(model != NULL);
+    CHECK_INT_EQ(dlm_model_config(model)->schedule, DLM_SCHEDULE_COSINE);
+    dlm_model_free(model);
+    put(dir, "config.json",
+        "{\"vocab_size\": 83, \"max_seq_len\": 20, \"hidden_size\": 48, \"depth\": 3, \"num_heads\": 4, "
+        "\"mlp_ratio\": 4.0, \"time\": \"none\", \"position\": \"both\", " DIFFUSION "}");
+    model = load(file, NULL);
+    REQUIRE(model != NULL);
+    CHECK_INT_EQ(dlm_model_config(model)->schedule, DLM_SCHEDULE_LINEAR);
+    CHECK(dlm_model_config(model)->end_token && model->end_id == 3);
+    dlm_model_free(model);
+    dlm_model_options options = dlm_model_defaults();
+    options.schedule = DLM_SCHEDULE_COSINE;
+    model = load(file, &options);
+    REQUIRE(model != NULL);
+    CHECK_INT_EQ(dlm_model_config(model)->schedule, DLM_SCHEDULE_COSINE);
+    dlm_model_free(model);
+    put(dir, "config.json",
+        "{\"vocab_size\": 83, \"max_seq_len\": 20, \"hidden_size\": 48, \"depth\": 3, \"num_heads\": 2, "
+        "\"mlp_ratio\": 4.0, \"time\": \"none\", \"position\": \"both\"}");
+    refused(file, NULL, DLM_MISMATCH, "describes another model than the metadata of");
+}
+
+TEST(not_a_model) {
+    const char *dir = temporary_dir();
+    refused("/nowhere/model", NULL, DLM_NOT_FOUND, "/nowhere/model");
+    put(dir, "final.pt", "PK");
+    refused(path_in(dir, "final.pt"), NULL, DLM_UNSUPPORTED, "torch.save");
+    put(dir, "model.safetensors", "");
+    refused(dir, NULL, DLM_FORMAT, "0 bytes");
+    dlm_model_options options = dlm_model_defaults();
+    options.schedule = 2;
+    refused(dir, &options, DLM_ARGUMENT, "schedule 2");
+    options = dlm_model_defaults();
+    options.weights = (dlm_weights)5;
+    refused(dir, &options, DLM_ARGUMENT, "weights 5");
+    options = dlm_model_defaults();
+    options.precision = DLM_PRECISION_I8;
+    refused(plain_folder(), &options, DLM_UNSUPPORTED, "int8");
+    options.precision = (dlm_precision)9;
+    refused(plain_folder(), &options, DLM_ARGUMENT, "precision 9");
+}
+
+/* ---- weights
+ * -----------------------------------------------------------------------------------------------------------
+ */
+
+enum { ENTRIES = 64 };
+
+/* The plain model's tensors, for a test to change before they are written; they live as long as *file. */
+static size_t plain_entries(dlm_safetensors **file, dlm_st_entry *entries) {
+    *file = fixture_file("plain", "model");
+    size_t n = dlm__safetensors_count(*file);
+    for (size_t i = 0; i < n && i < ENTRIES; i++) {
+        const dlm_st_tensor *tensor = dlm__safetensors_at(*file, i);
+        entries[i] = (dlm_st_entry){
+            .name = tensor->name, .type = tensor->type, .ndim = tensor->ndim, .data = tensor->data};
+        memcpy(entries[i].shape, tensor->shape, sizeof tensor->shape);
+    }
+    return n;
+}
+
+static size_t entry_of(const dlm_st_entry *entries, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(entries[i].name, name) == 0) return i;
+    }
+    abort();
+}
+
+/* Writes the entries beside the plain config; loading must be refused. */
+static void weights_refused(const dlm_st_entry *entries, size_t n, dlm_status status, const char *says) {
+    const char *dir = temporary_dir();
+    dlm_error err;
+    copy("plain/config.json", dir, "config.json");
+    REQUIRE_OK(dlm__safetensors_save(path_in(dir, "model.safetensors"), entries, n, NULL, &err), &err);
+    refused(dir, NULL, status, says);
+}
+
+TEST(wrong_tensors) {
+    dlm_safetensors *file;
+    dlm_st_entry good[ENTRIES], entries[ENTRIES];
+    size_t n = plain_entries(&file, good), bytes = n * sizeof *good;
+    memcpy(entries, good, bytes);
+    weights_refused(entries, n - 1, DLM_MISMATCH, "is missing");
+    size_t at = entry_of(entries, n, "blocks.1.attn.qkv.bias");
+    entries[at].name = "blocks.1.attn.qkv.bia";
+    weights_refused(entries, n, DLM_MISMATCH,
+                    "tensor blocks.1.attn.qkv.bias, which its config wants, is missing");
+    memcpy(entries, good, bytes);
+    entries[n] =
+        (dlm_st_entry){.name = "more", .type = DLM_ST_F32, .ndim = 1, .shape = {1}, .data = good[0].data};
+    weights_refused(entries, n + 1, DLM_MISMATCH, "tensor more is none of this config's");
+    at = entry_of(entries, n, "blocks.0.mlp.fc1.weight");
+    entries[at].shape[0] = 96;
+    entries[at].shape[1] = 96;
+    weights_refused(entries, n, DLM_MISMATCH, "blocks.0.mlp.fc1.weight is (96, 96), config wants (192, 48)");
+    entries[at].ndim = 1;
+    entries[at].shape[0] = 192 * 48;
+    weights_refused(entries, n, DLM_MISMATCH, "is (9216), config wants (192, 48)");
+    memcpy(entries, good, bytes);
+    entries[at].type = DLM_ST_I32;
+    weights_refused(entries, n, DLM_UNSUPPORTED, "holds I32, not floating-point");
+    dlm__safetensors_close(file);
+}
+
+TEST(values_not_finite) {
+    dlm_safetensors *file;
+    dlm_st_entry entries[ENTRIES];
+    size_t n = plain_entries(&file, entries), at = entry_of(entries, n, "final_layer.linear.bias");
+    float bias[83] = {0};
+    double wide[83] = {0};
+    entries[at].data = bias;
+    bias[82] = NAN;
+    weights_refused(entries, n, DLM_NOT_FINITE, "value 82 of tensor final_layer.linear.bias is nan");
+    bias[82] = -INFINITY;
+    weights_refused(entries, n, DLM_NOT_FINITE, "is -inf");
+    entries[at].data = wide;
+    entries[at].type = DLM_ST_F64;
+    wide[7] = 1e39;
+    weights_refused(entries, n, DLM_NOT_FINITE,
+                    "value 7 of tensor final_layer.linear.bias is inf as float32");
+    dlm__safetensors_close(file);
+}
+
+TEST(saved_and_loaded) {
+    dlm_model *model = fixture_model("halfway", DLM_PRECISION_F32), *again;
+    dlm_error err;
+    REQUIRE(model != NULL);
+    const char *path = path_in(temporary_dir(), "again.safetensors");
+    REQUIRE_OK(dlm__weights_save(model->layout, path, model->network.params, &err), &err);
+    dlm_model_options options = dlm_model_defaults();
+    options.precision = DLM_PRECISION_F32;
+    again = load(path, &options);
+    REQUIRE(again != NULL);
+    CHECK_MEM_EQ(again->network.params, model->network.params, model->layout->total * sizeof(float));
+    CHECK(again->network.params_bf16 == NULL);
+    CHECK_INT_EQ(dlm_model_config(again)->position, DLM_POSITION_BOTH);
+    dlm_model_free(again);
+    dlm_model_free(model);
+}
+
+/* ---- tokenizers
+ * -------------------------------------------------------------------------------------------------------- */
+
+TEST(tokenizers) {
+    const char *given = golden_path("tokenizer/exhausted/tokenizer.json");
+    REQUIRE(given != NULL);
+    dlm_tokenizer *tokenizer;
+    dlm_error err;
+    REQUIRE_OK(dlm_tokenizer_load(given, &tokenizer, &err), &err);
+    size_t V = dlm_tokenizer_describe(tokenizer).vocab_size;
+    dlm_tokenizer_free(tokenizer);
+    dlm_model_options options = dlm_model_defaults();
+    const char *dir = folder_with_vocabulary(V, true);
+    dlm_model *model = load(dir, &options);
+    REQUIRE(model != NULL);
+    CHECK(dlm_model_tokenizer(model) == NULL && model->end_id == 3);
+    dlm_model_free(model);
+    options.tokenizer = given;
+    model = load(dir, &options);
+    REQUIRE(model != NULL);
+    CHECK_INT_EQ(dlm_tokenizer_describe(dlm_model_tokenizer(model)).vocab_size, V);
+    CHECK(model->mask_id == 2 && model->pad_id == 0 && model->unk_id == 1 && model->end_id == 3);
+    dlm_model_free(model);
+    copy("tokenizer/exhausted/tokenizer.json", dir, "tokenizer.json");
+    model = load(dir, NULL);
+    REQUIRE(model != NULL);
+    CHECK(dlm_model_tokenizer(model) != NULL);
+    dlm_model_free(model);
+    put(dir, "tokenizer.json", "{");
+    refused(dir, NULL, DLM_FORMAT, "tokenizer.json");
+    options.tokenizer = "/nowhere/tokenizer.json";
+    refused(dir, &options, DLM_NOT_FOUND, "/nowhere/tokenizer.json");
+    options.tokenizer = given;
+    char says[80];
+    (void)snprintf(says, sizeof says, "the tokenizer has %zu tokens, the model %zu", V, V - 1);
+    refused(folder_with_vocabulary(V - 1, true), &options, DLM_MISMATCH, says);
+}
+
+/* The fixture's tokenizer with every `from` in its text made `to`, which is as long. */
+static const char *changed_tokenizer(const char *from, const char *to) {
+    const char *dir = temporary_dir(), *path = golden_path("tokenizer/exhausted/tokenizer.json");
+    char *text = path == NULL ? NULL : read_text(path, NULL);
+    if (!CHECK(text != NULL)) return dir;
+    for (char *at = text; (at = strstr(at, from)) != NULL;) memcpy(at, to, strlen(to));
+    put(dir, "tokenizer.json", text);
+    return dir;
+}
+
+TEST(tokenizer_without_special_tokens) {
+    dlm_model_options options = dlm_model_defaults();
+    options.tokenizer = changed_tokenizer("[MASK]", "[mask]");
+    refused(folder_with_vocabulary(1024, false), &options, DLM_MISMATCH, "no token [MASK]");
+    options.tokenizer = changed_tokenizer("<|endoftext|>", "<|endOFtext|>");
+    refused(folder_with_vocabulary(1024, true), &options, DLM_MISMATCH, "no <|endoftext|>");
+    dlm_model *model = load(folder_with_vocabulary(1024, false), &options);
+    REQUIRE(model != NULL);
+    CHECK_INT_EQ(model->end_id, -1);
+    dlm_model_free(model);
+}
+
+/* ---- the public view
+ * --------------------------------------------------------------------------------------------------- */
+
+TEST(parameters_and_inspection) {
+    const char *dir = plain_folder();
+    dlm_model *model = load(dir, NULL), *empty;
+    dlm_error err;
+    REQUIRE(model != NULL);
+    REQUIRE_OK(dlm_model_inspect(dir, NULL, &empty, &err), &err);
+    dlm_safetensors *file = fixture_file("plain", "model");
+    CHECK_INT_EQ(dlm_model_parameters(model), dlm__safetensors_count(file));
+    CHECK_INT_EQ(dlm_model_parameters(empty), dlm__safetensors_count(file));
+    for (size_t i = 0; i < dlm_model_parameters(model); i++) {
+        dlm_parameter parameter = dlm_model_parameter(model, i), outline = dlm_model_parameter(empty, i);
+        const dlm_st_tensor *tensor = dlm__safetensors_find(file, parameter.name);
+        if (!CHECK(tensor != NULL)) continue;
+        CHECK_MEM_EQ(parameter.values, tensor->data, tensor->bytes);
+        CHECK_STR_EQ(outline.name, parameter.name);
+        CHECK(outline.values == NULL && outline.count == tensor->count && outline.ndim == tensor->ndim);
+    }
+    CHECK(dlm_model_parameter(model, dlm_model_parameters(model)).name == NULL);
+    float logits[83];
+    CHECK_STATUS(dlm_model_logits(empty, (const int32_t[]){2}, (const size_t[]){1}, 1, NULL, logits, &err),
+                 DLM_ARGUMENT, &err);
+    CHECK_SAYS(&err, "weights were not loaded");
+    dlm__safetensors_close(file);
+    dlm_model_free(model);
+    dlm_model_free(empty);
+    put(dir, "config.json",
+        "{\"vocab_size\": 84, \"max_seq_len\": 20, \"hidden_size\": 48, \"depth\": 3, \"num_heads\": 4, "
+        "\"mlp_ratio\": 4.0, \"time\": \"none\", \"position\": \"both\"}");
+    CHECK_STATUS(dlm_model_inspect(dir, NULL, &empty, &err), DLM_MISMATCH, &err);
+}
+
+TEST(logits) {
+    dlm_model *model = fixture_model("tiny", DLM_PRECISION_F32);
+    dlm_safetensors *file = fixture_file("tiny", "packed");
+    REQUIRE(model != NULL && file != NULL);
+    size_t B, n, lengths[4];
+    int32_t *counts = fixture_ints(file, "lengths", &B), *ids = fixture_ints(file, "x_t", NULL);
+    float *times = fixture_floats(file, "t", NULL), *want = fixture_floats(file, "logits", &n);
+    float *got = dlm__calloc(n, sizeof *got);
+    dlm_error err;
+    for (size_t b = 0; b < 4; b++) lengths[b] = (size_t)counts[b];
+    CHECK_OK(dlm_model_logits(model, ids, lengths, B, times, got, &err), &err);
+    CHECK_ALL_CLOSE(got, want, n, 2e-5);
+    CHECK_OK(dlm_model_logits(model, ids, lengths, 0, times, got, &err), &err);
+    CHECK_STATUS(dlm_model_logits(model, ids, lengths, B, NULL, got, &err), DLM_ARGUMENT, &err);
+    CHECK_SAYS(&err, "needs the times");
+    lengths[2] = 25;
+    CHECK_STATUS(dlm_model_logits(model, ids, lengths, B, times, got, &err), DLM_ARGUMENT, &err);
+    CHECK_SAYS(&err, "sequence 2 has 25 positions, not 1 to 24");
+    lengths[2] = 0;
+    CHECK_STATUS(dlm_model_logits(model, ids, lengths, B, times, got, &err), DLM_ARGUMENT, &err);
+    free(counts);
+    free(ids);
+    free(times);
+    free(want);
+    free(got);
+    dlm__safetensors_close(file);
+    dlm_model_free(model);
+}
+
+/* Made from memory; the histogram and the weights are copies, and the weights can be replaced. */
+TEST(from_memory) {
+    dlm_model *source = fixture_model("plain", DLM_PRECISION_F32), *model;
+    dlm_compute *compute;
+    dlm_error err;
+    REQUIRE(source != NULL);
+    uint64_t lengths[21] = {0, 5, 6};
+    float *params = dlm__calloc(source->layout->total, sizeof *params);
+    REQUIRE_OK(
+        dlm__model_create(dlm_model_config(source), params, NULL, lengths, DLM_PRECISION_BF16, &model, &err),
+        &err);
+    REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
+    lengths[1] = 0;
+    size_t n;
+    CHECK_INT_EQ(dlm_model_lengths(model, &n)[1], 5);
+    CHECK_INT_EQ(dlm_model_precision(model), DLM_PRECISION_BF16);
+    dlm__model_set_params(model, compute, source->network.params);
+    size_t total = source->layout->total;
+    CHECK_MEM_EQ(model->network.params, source->network.params, total * sizeof *params);
+    dlm__from_bf16(compute, total, model->network.params_bf16, params);
+    size_t far = 0;
+    for (size_t i = 0; i < total; i++) {
+        far += fabsf(params[i] - source->network.params[i]) > fabsf(source->network.params[i]) / 256;
+    }
+    CHECK_INT_EQ(far, 0);
+    dlm__compute_free(compute);
+    dlm_model_free(model);
+    dlm_model_free(source);
+    free(params);
+}
