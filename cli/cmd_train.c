@@ -87,7 +87,7 @@ static const option options[] = {
     TRAIN_ROW(run, .name = "output", .letter = 'o', .kind = OPTION_TEXT, .argument = "RUN", .required = true,
               .help = "the folder for checkpoints and logs"),
     TRAIN_ROW(data, .name = "data", .letter = 'd', .kind = OPTION_TEXT, .argument = "DATA",
-              .help = "token shards made by prepare, in place of FILE..."),
+              .help = "token shards made by prepare, in place of text files"),
     TRAIN_ROW(eval_data, .name = "eval-data", .kind = OPTION_TEXT, .argument = "DATA",
               .help = "token shards to evaluate on; without, one document in 50 is held out"),
     TRAIN_ROW(resume, .name = "resume", .kind = OPTION_FLAG,

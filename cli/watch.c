@@ -136,6 +136,7 @@ static void make_cells(watch *shown, const int32_t *ids, size_t n, int32_t mask_
         run.bytes = run_bytes;
         if (!grow(shown, &look_bytes, &looks.capacity, run.n + bytes, 1)) continue;
         looks.bytes = look_bytes;
+        if (run.bytes == NULL || looks.bytes == NULL) continue;
         bool is_new = shown->n_before == n && shown->before[i] != ids[i];
         memcpy(run.bytes + run.n, token, bytes);
         memset(looks.bytes + run.n, is_new ? STYLE_NEW : STYLE_PLAIN, bytes);

@@ -120,7 +120,7 @@ static dlm_status load_moments(const dlm_learner *learner, const char *path, dlm
                            dlm__safetensors_count(file), list.n);
     for (size_t i = 0; status == DLM_OK && i < list.n; i++) {
         /* The entries point into the learner's blocks, which are ours to fill. */
-        float *values = (float *)(uintptr_t)list.entries[i].data;
+        float *values = (float *)(uintptr_t)list.entries[i].data; /* NOLINT(performance-no-int-to-ptr) */
         status = load_moment(file, &list.entries[i], values, err);
     }
     moments_free(&list);

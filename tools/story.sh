@@ -1,0 +1,30 @@
+#!/bin/sh
+# From the corpus of the repository to a story on the terminal: `make story` calls this after the build.
+#
+# The first call trains a tokenizer and a small model for about five minutes into build/story; a second one goes on
+# where an interrupted run stopped, or uses the model that is there. A model under models/ is preferred to both.
+set -eu
+cd "$(dirname "$0")/.."
+program=${PROGRAM:-build/diffusionlm}
+run=build/story
+
+for model in models/*/; do
+    if [ -f "$model/config.json" ]; then
+        exec "$program" generate -m "$model" --watch
+    fi
+done
+
+if [ ! -f "$run/finished" ]; then
+    echo "Training a small model for five minutes; its stories will be rough."
+    resume=
+    [ ! -d "$run" ] || resume=--resume
+    if [ -n "$resume" ]; then
+        "$program" train -o "$run" --resume
+    else
+        "$program" train corpus/tinystories-train.txt.zst -o "$run" --preset tiny --seq-len 128 --vocab-size 2048 \
+            --minutes 5 --save-every 200
+    fi
+    touch "$run/finished"
+fi
+echo
+"$program" generate -m "$run" --watch --prompt "Once upon a time"
