@@ -221,7 +221,7 @@ TEST(muon_as_torch_in_float32) {
 }
 
 TEST(muon_as_torch_in_bfloat16) {
-    SKIP("one embedding element of odd is off by more than the tolerance");
+    SKIP("an element of tok_embed is off by 1.2e-3, allowed 5e-4");
     train_all("muon", DLM_MUON, DLM_BF16, (tolerance){3e-3, 5e-4, 2e-4});
 }
 
