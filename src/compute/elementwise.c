@@ -115,7 +115,7 @@ void dlm__time_features(dlm_compute *compute, size_t S, const float *times, void
             row[HALF + i] = sinf(angle);
         }
         void *to = dlm__element(e, type, s * 2 * HALF);
-        if (type == DLM_BF16)
+        if (type == DLM_BF16) /* NOLINTNEXTLINE(bugprone-implicit-widening-of-multiplication-result) */
             compute->kernels->to_bf16(2 * HALF, row, to);
         else
             memcpy(to, row, sizeof row);

@@ -172,6 +172,7 @@ INLINE vh vf_narrow(vf x) {
     const vu bits = (vu)x;
     const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     const vu quiet = (bits >> 16) | 0x40;
+    /* NOLINTNEXTLINE(misc-redundant-expression): false only for NaN */
     const vu nan = (vu)(x != x);
     return __builtin_convertvector((quiet & nan) | (rounded & ~nan), vh);
 }
