@@ -1,0 +1,236 @@
+/* dlm_eval on a small prepared corpus: its counts, both ways of cutting windows, and what it refuses. */
+#include "sampling_fixture.h"
+
+#include "diffusion/likelihood.h"
+#include "train/eval.h"
+
+#include <stdio.h>
+
+enum { SEQ_LEN = 12, DOCUMENTS = 5 };
+
+static const char *const texts[DOCUMENTS] = {"Once upon a time there was a little dog.", "The dog ran.",
+                                             "Lily saw a big red ball in the park. She was happy and she "
+                                             "played with it all day until the sun was gone.",
+                                             "Tom and Lily went home.", "a"};
+
+/* Prepares the texts with a fixture's tokenizer. */
+static dlm_data *open_data(const char *tokenizer_name) {
+    char name[100];
+    (void)snprintf(name, sizeof name, "tokenizer/%s", tokenizer_name);
+    const char *dir = temporary_dir(), *folder = path_in(dir, "data"), *text = path_in(dir, "texts.txt");
+    const char *tokenizer_path = golden_path(name);
+    FILE *file = fopen(text, "w");
+    if (!CHECK(file != NULL && tokenizer_path != NULL)) return NULL;
+    for (size_t i = 0; i < DOCUMENTS; i++) (void)fprintf(file, "%s\n<|endoftext|>\n", texts[i]);
+    (void)fclose(file);
+    dlm_text_options options = dlm_text_defaults();
+    dlm_prepare_options prepare = dlm_prepare_defaults();
+    prepare.seq_len = SEQ_LEN;
+    dlm_documents *documents = NULL;
+    dlm_tokenizer *tokenizer = NULL;
+    dlm_data *data = NULL;
+    dlm_error err;
+    if (CHECK_OK(dlm_tokenizer_load(tokenizer_path, &tokenizer, &err), &err) &&
+        CHECK_OK(dlm_documents_open(&text, 1, &options, &documents, &err), &err) &&
+        CHECK_OK(dlm_prepare(documents, tokenizer, folder, &prepare, NULL, &err), &err))
+        (void)CHECK_OK(dlm_data_open(folder, &data, &err), &err);
+    dlm_documents_close(documents);
+    dlm_tokenizer_free(tokenizer);
+    return data;
+}
+
+/* A model of 1,024 tokens; head: standard deviation of its last weights, 0 for one that says nothing. */
+static dlm_model *new_model(bool padded, double head, const char *tokenizer) {
+    const dlm_config config = {.vocab_size = 1024,
+                               .max_seq_len = SEQ_LEN,
+                               .hidden_size = 8,
+                               .depth = 1,
+                               .num_heads = 2,
+                               .mlp_ratio = 2,
+                               .time = DLM_TIME_ADALN,
+                               .end_token = !padded,
+                               .padded = padded};
+    dlm_layout *layout;
+    dlm_model *model = NULL;
+    dlm_error err;
+    dlm_set_threads(1);
+    if (!CHECK_OK(dlm__layout_create(&config, &layout, &err), &err)) return NULL;
+    float *params = dlm__calloc(layout->total, sizeof *params);
+    dlm__layout_init(layout, 3, params);
+    dlm_rng rng = dlm__rng(1, DLM_RNG_TEST, 0, 0);
+    for (size_t i = 0; i < 1024 * 8; i++) params[layout->final_w + i] = (float)(head * dlm__rng_normal(&rng));
+    CHECK_OK(dlm__model_create(&config, params, tokenizer, NULL, DLM_PRECISION_F32, &model, &err), &err);
+    free(params);
+    dlm__layout_free(layout);
+    return model;
+}
+
+/* Tokens of document i, without an end token, as the tokenizer of the data gives them. */
+static size_t tokens_of(const dlm_data *data, size_t i) {
+    int32_t *ids;
+    size_t n = 0;
+    dlm_error err;
+    if (CHECK_OK(
+            dlm_tokenizer_encode(dlm_data_tokenizer(data), texts[i], strlen(texts[i]), false, &ids, &n, &err),
+            &err))
+        dlm_free(ids);
+    return n;
+}
+
+TEST(defaults) {
+    const dlm_eval_options options = dlm_eval_defaults();
+    CHECK_INT_EQ(options.seed, 1);
+    CHECK_INT_EQ(options.draws, 2);
+    CHECK_INT_EQ(options.seq_len, 0);
+    CHECK_INT_EQ(options.max_documents, 0);
+}
+
+/* A model that says nothing has ln V nats per token, whatever is masked. */
+TEST(counts_with_end_tokens) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *model = new_model(false, 0, golden_path("tokenizer/stories_1024"));
+    REQUIRE(data != NULL && model != NULL);
+    size_t tokens = 0, windows = 0, bytes = 0;
+    for (size_t i = 0; i < DOCUMENTS; i++) {
+        const size_t n = tokens_of(data, i) + 1;
+        tokens += n;
+        windows += (n + SEQ_LEN - 1) / SEQ_LEN;
+        bytes += strlen(texts[i]);
+    }
+    const dlm_eval_options options = dlm_eval_defaults();
+    dlm_eval_result result;
+    dlm_error err;
+    REQUIRE_OK(dlm_eval(model, data, &options, &result, &err), &err);
+    CHECK_INT_EQ(result.documents, DOCUMENTS);
+    CHECK_INT_EQ(result.windows, windows);
+    CHECK_INT_EQ(result.tokens, tokens);
+    CHECK_INT_EQ(result.bytes, bytes);
+    CHECK(windows > DOCUMENTS);
+    CHECK_CLOSE(result.nelbo, log(1024), 1e-4);
+    CHECK_CLOSE(result.eval_ce, log(1024), 1e-4);
+    CHECK_CLOSE(result.perplexity, 1024, 0.2);
+    CHECK_CLOSE(result.standard_error, 0, 1e-3);
+    CHECK_CLOSE(result.bits_per_byte, 10 * (double)tokens / (double)bytes, 1e-3);
+    CHECK(result.seconds >= 0);
+
+    dlm_eval_options some = options;
+    some.max_documents = 2;
+    CHECK_OK(dlm_eval(model, data, &some, &result, &err), &err);
+    CHECK_INT_EQ(result.documents, 2);
+    CHECK_INT_EQ(result.bytes, strlen(texts[0]) + strlen(texts[1]));
+    dlm_model_free(model);
+    dlm_data_close(data);
+}
+
+/* The original's: one window a document, cut at the sequence length, no end token. */
+TEST(counts_of_the_original) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *model = new_model(true, 0, NULL);
+    REQUIRE(data != NULL && model != NULL);
+    size_t tokens = 0;
+    for (size_t i = 0; i < DOCUMENTS; i++) {
+        const size_t n = tokens_of(data, i);
+        tokens += n < SEQ_LEN ? n : SEQ_LEN;
+    }
+    const dlm_eval_options options = dlm_eval_defaults();
+    dlm_eval_result result;
+    dlm_error err;
+    REQUIRE_OK(dlm_eval(model, data, &options, &result, &err), &err);
+    CHECK_INT_EQ(result.windows, DOCUMENTS);
+    CHECK_INT_EQ(result.tokens, tokens);
+    CHECK_CLOSE(result.nelbo, log(1024), 1e-4);
+    dlm_model_free(model);
+    dlm_data_close(data);
+}
+
+/* The windows of the data, measured one by one with the core: padded ones hold [PAD] up to the sequence
+ * length. */
+static void check_against_core(bool padded) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *model = new_model(padded, 0.5, NULL);
+    REQUIRE(data != NULL && model != NULL);
+    dlm_windows windows;
+    dlm_compute *compute;
+    dlm_likelihood *likelihood;
+    dlm_eval_result got, want;
+    dlm_error err;
+    const dlm_likelihood_options core = {
+        .seed = 9, .draws = 3, .cross_entropy = true, .mask_id = model->mask_id, .longest = SEQ_LEN};
+    REQUIRE_OK(dlm__windows_create(data, SEQ_LEN, !padded, padded, DLM_PART_ALL, 1, 0, 0, &windows, &err),
+               &err);
+    REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
+    REQUIRE_OK(dlm__likelihood_create(&model->network, compute, &core, &likelihood, &err), &err);
+    for (size_t w = 0; w < windows.n; w++) {
+        int32_t ids[SEQ_LEN] = {0}; /* [PAD] is 0 */
+        dlm_scored scored = {.ids = ids,
+                             .n = windows.list[w].n,
+                             .shown = padded ? SEQ_LEN : windows.list[w].n,
+                             .continues = windows.list[w].continues};
+        scored.bytes = dlm__window_ids(data, &windows.list[w], ids);
+        CHECK_OK(dlm__likelihood_add(likelihood, &scored, &err), &err);
+    }
+    CHECK_OK(dlm__likelihood_end(likelihood, &want, &err), &err);
+    const dlm_eval_options options = {.seed = 9, .draws = 3};
+    CHECK_OK(dlm_eval(model, data, &options, &got, &err), &err);
+    check_context("padded %d", padded);
+    CHECK_CLOSE(got.nelbo, want.nelbo, 1e-9);
+    CHECK_CLOSE(got.eval_ce, want.eval_ce, 1e-9);
+    CHECK_CLOSE(got.standard_error, want.standard_error, 1e-9);
+    CHECK_CLOSE(got.standard_error_documents, want.standard_error_documents, 1e-9);
+    CHECK_CLOSE(got.bits_per_byte, want.bits_per_byte, 1e-9);
+    CHECK_INT_EQ(got.documents, want.documents);
+    CHECK(fabs(got.nelbo - log(1024)) > 0.01);
+    dlm__likelihood_free(likelihood);
+    dlm__compute_free(compute);
+    dlm__windows_free(&windows);
+    dlm_model_free(model);
+    dlm_data_close(data);
+}
+
+TEST(windows_as_the_config_says) {
+    check_against_core(false);
+    check_against_core(true);
+}
+
+static bool cancel(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
+    size_t *calls = user;
+    ++*calls;
+    CHECK_STR_EQ(stage, "eval");
+    CHECK(done >= 1 && done <= total && seconds >= 0);
+    return true;
+}
+
+TEST(what_it_refuses) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *model = new_model(false, 0, golden_path("tokenizer/stories_1024"));
+    REQUIRE(data != NULL && model != NULL);
+    dlm_eval_options options = dlm_eval_defaults();
+    dlm_eval_result result;
+    dlm_error err;
+    options.seq_len = SEQ_LEN + 1;
+    CHECK_STATUS(dlm_eval(model, data, &options, &result, &err), DLM_ARGUMENT, &err);
+    CHECK_SAYS(&err, "sequence length 13 is above the model's 12");
+    options.seq_len = 0;
+    options.draws = 0;
+    CHECK_STATUS(dlm_eval(model, data, &options, &result, &err), DLM_ARGUMENT, &err);
+    CHECK_SAYS(&err, "0 draws");
+    options.draws = 1;
+    size_t calls = 0;
+    options.progress = cancel;
+    options.user = &calls;
+    CHECK_STATUS(dlm_eval(model, data, &options, &result, &err), DLM_CANCELLED, &err);
+    CHECK_INT_EQ(calls, 1);
+    dlm_data_close(data);
+
+    options.progress = NULL;
+    data = open_data("stories_min5");
+    REQUIRE(data != NULL);
+    CHECK_STATUS(dlm_eval(model, data, &options, &result, &err), DLM_MISMATCH, &err);
+    dlm_model_free(model);
+    model = random_model(20, SEQ_LEN, DLM_TIME_NONE, DLM_SCHEDULE_COSINE, 0.3, NULL);
+    REQUIRE(model != NULL);
+    CHECK_STATUS(dlm_eval(model, data, &options, &result, &err), DLM_MISMATCH, &err);
+    CHECK_SAYS(&err, "the model's 20");
+    dlm_model_free(model);
+    dlm_data_close(data);
+}
