@@ -298,14 +298,16 @@ typedef struct dlm_sample_step {
     size_t n;
     const size_t *offsets; /* (n + 1) */
     int32_t *ids;         /* (T) may be changed, to the mask id too; a change at a fixed position is undone */
-    float *confidence;    /* (T) of each position at its commitment; 0 while masked, 1 where fixed */
+    float *confidence;    /* (T) of each position at its commitment; 0 while masked and where given, 1 where
+                             fixed; may be changed within [0, 1] */
     const uint8_t *fixed; /* (T) 1: given, never changed */
-    const double *times;  /* (n) t at which the step's forward pass ran */
+    const double *times;  /* (n) t at which each sequence last went through the model */
     size_t forwards;      /* forward passes so far */
     int32_t mask_id;
 } dlm_sample_step;
 /* Called after every step, before the first one too (step 0). Returning true stops: what is revealed stays as
- * it is. */
+ * it is, and the call returns DLM_OK. Positions that it masks at the last step are committed in one more,
+ * after which its changes stay as they are. */
 typedef bool (*dlm_step_callback)(void *user, const dlm_sample_step *step);
 
 typedef struct dlm_sample_options {
@@ -326,9 +328,10 @@ typedef struct dlm_sample_options {
 DLM_API dlm_sample_options dlm_sample_defaults(void);
 
 /* Fills the masked positions of n packed sequences (lengths (n), ids (T), in place). fixed (T) or NULL marks
- * positions that are given; every other position may be remasked by the corrector once committed. Sample b
- * draws from (seed, first + b) alone. confidence (T) may be NULL. *forwards (may be NULL) gets the number of
- * passes. Never yields [MASK], [PAD] or [UNK]. */
+ * positions that are given for good; every other position may be remasked by the corrector once committed,
+ * and a token given there has confidence 0, so that the corrector takes it first. Sample b draws from (seed,
+ * first + b) alone. confidence (T) may be NULL. *forwards (may be NULL) gets the number of passes. Never
+ * yields [MASK], [PAD] or [UNK]. */
 DLM_API dlm_status dlm_sample(const dlm_model *model, const dlm_sample_options *options, size_t first,
                               size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                               float *confidence, size_t *forwards, dlm_error *err);
@@ -342,7 +345,8 @@ typedef struct dlm_refine_options {
     void *user;
 } dlm_refine_options;
 DLM_API dlm_refine_options dlm_refine_defaults(void);
-/* Remasks and resamples n packed texts in place; arguments as dlm_sample. */
+/* Remasks and resamples n packed texts in place; arguments as dlm_sample. Positions that are masked are
+ * resampled with the first pass. */
 DLM_API dlm_status dlm_refine(const dlm_model *model, const dlm_refine_options *options, size_t first,
                               size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                               dlm_error *err);
@@ -362,7 +366,7 @@ DLM_API dlm_status dlm_sample_text(const dlm_model *model, const int32_t *ids, s
 typedef struct dlm_eval_options {
     uint64_t
         seed; /* 1: the masks are a function of it, the window and the draw alone, the same for every model */
-    size_t draws;         /* 1 mask per window */
+    size_t draws;         /* 2 masks of each window; standard_error takes at least 2 */
     size_t seq_len;       /* 0: the model's max_seq_len */
     size_t max_documents; /* 0: all */
     dlm_progress progress;
@@ -375,7 +379,9 @@ typedef struct dlm_eval_result {
         perplexity;        /* the original's: t drawn, cross-entropy over all masked positions; no bound */
     double nelbo;          /* nats per token, by exact mask counts */
     double standard_error; /* of nelbo from the masks alone, documents fixed */
-    double standard_error_documents; /* of nelbo with the documents as a sample */
+    double
+        standard_error_documents; /* of nelbo with the documents as a sample; both standard errors are not a
+                                     number (NAN) where the data do not tell: of one draw, one document */
     double bits_per_byte;
     uint64_t documents, windows, tokens, bytes;
     double seconds;
