@@ -183,15 +183,14 @@ static void check_text(const dlm_data *data, const text *texts, size_t n, size_t
 }
 
 /* Encodes and writes texts, and checks them at several sequence lengths. */
-static void check_texts(const dlm_tokenizer *tokenizer, const char *const *strings, const size_t *sizes,
-                        size_t n) {
+static void check_texts(const dlm_tokenizer *tokenizer, const char *const *strings, size_t n) {
     dlm_error err;
     dlm_data *data;
     text *texts = calloc(n, sizeof *texts);
     if (texts == NULL) abort();
     for (size_t i = 0; i < n; i++) {
         int32_t *ids;
-        size_t bytes = sizes == NULL ? strlen(strings[i]) : sizes[i];
+        size_t bytes = strlen(strings[i]);
         if (!CHECK_OK(dlm_tokenizer_encode(tokenizer, strings[i], bytes, false, &ids, &texts[i].n, &err),
                       &err))
             return;
@@ -234,13 +233,14 @@ TEST(ids_and_bytes) {
     for (size_t i = 0; i < 3; i++) {
         dlm_tokenizer *tokenizer = load(tokenizers[i]);
         REQUIRE(tokenizer != NULL);
-        check_texts(tokenizer, sentences, NULL, sizeof sentences / sizeof *sentences);
+        check_texts(tokenizer, sentences, sizeof sentences / sizeof *sentences);
         dlm_tokenizer_free(tokenizer);
     }
 }
 
-/* Where a byte has no token, [UNK] stands for it, and is no measure of its bytes. */
-TEST(bytes_without_token) {
+/* The space that encoding added counts nowhere. Where a byte has no token, [UNK] stands for it and is no
+ * measure of its bytes: the last window has them. */
+TEST(bytes_of_windows) {
     static const char json[] =
         "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"normalizer\": null, "
         "\"added_tokens\": ["
@@ -256,11 +256,31 @@ TEST(bytes_without_token) {
         "false,"
         "\"vocab\": {\"[UNK]\": 0, \"\\u0120\": 1, \"a\": 2, \"b\": 3, \"ab\": 4}, \"merges\": [[\"a\", "
         "\"b\"]]}}";
-    static const char *const strings[] = {"ab ab ab abab aab", "ab zz ab ab b", "zzz"};
+    /* Ids are [UNK] 0, space 1, a 2, b 3, ab 4; a window each. */
+    static const int32_t ids[] = {1, 4, 1, 0, 0, 3};
+    static const text texts[] = {{.ids = ids, .n = 4, .bytes = 8, .space = true},  /* "ab \u1234xy" */
+                                 {.ids = ids, .n = 3, .bytes = 4, .space = false}, /* " ab " */
+                                 {.ids = ids, .n = 6, .bytes = 6, .space = true}}; /* "ab yzb" */
+    static const uint64_t bytes[] = {0, 2, 1, 5, 1, 2, 1, 0, 2, 1, 0, 0, 3};
     dlm_tokenizer *tokenizer;
+    dlm_windows windows;
+    dlm_data *data;
     dlm_error err;
+    const char *dir = temporary_dir();
     REQUIRE_OK(dlm_tokenizer_parse("small", json, sizeof json - 1, &tokenizer, &err), &err);
-    check_texts(tokenizer, strings, NULL, 2);
+    REQUIRE(write_data(dir, tokenizer, 16, texts, 3, 3));
+    REQUIRE_OK(dlm_data_open(dir, &data, &err), &err);
+    REQUIRE_OK(dlm__windows_create(data, 1, false, false, DLM_PART_ALL, 1, 0, 0, &windows, &err), &err);
+    CHECK_INT_EQ(windows.n, sizeof bytes / sizeof *bytes);
+    for (size_t i = 0; i < windows.n; i++) {
+        int32_t id;
+        check_context("window %zu", i);
+        CHECK_INT_EQ(dlm__window_ids(data, &windows.list[i], &id), bytes[i]);
+    }
+    check_context("%s", "");
+    dlm__windows_free(&windows);
+    for (size_t seq_len = 1; seq_len < 8; seq_len++) check_text(data, texts, 3, seq_len, false);
+    dlm_data_close(data);
     dlm_tokenizer_free(tokenizer);
 }
 

@@ -116,6 +116,7 @@ static void check_line(const dlm_data *data, uint64_t i, const char *line) {
     if (got == NULL) abort();
     check_context("line %d", (int)i + 1);
     CHECK_INT_EQ(document.bytes, bytes);
+    CHECK_INT_EQ(document.space, bytes > 0 && json_string_value(text)[0] != ' ');
     CHECK_INT_EQ(dlm__window_ids(data, &window, got), bytes);
     if (has_added_token(json_string_value(text), bytes)) {
         if (CHECK_OK(dlm_tokenizer_encode(dlm_data_tokenizer(data), json_string_value(text), bytes, false,
@@ -461,6 +462,34 @@ TEST(killed) {
     CHECK_INT_EQ(in_child(run_job, &j, 0), 0);
     CHECK_INT_EQ(documents_in(data), documents);
     CHECK(!exists(path_in(dir, "data.partial")));
+    dlm_tokenizer_free((dlm_tokenizer *)j.tokenizer);
+}
+
+static int run_often(void *context) {
+    for (size_t i = 0; i < 100; i++)
+        if (run_job(context) != 0) return 1;
+    return 0;
+}
+
+/* While data is replaced, there is always a folder of that name. */
+TEST(never_absent) {
+    const char *dir = temporary_dir(), *data = path_in(dir, "data");
+    job j = {.text = write_text(dir, "small.txt", "a small corpus"),
+             .data = data,
+             .tokenizer = load("stories_1024"),
+             .overwrite = true};
+    REQUIRE(run_job(&j) == 0);
+    size_t absent = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        dlm_set_threads(1);
+        _exit(run_often(&j));
+    }
+    int status = -1;
+    while (waitpid(child, &status, WNOHANG) == 0) absent += !exists(data);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK_INT_EQ(absent, 0);
+    CHECK_INT_EQ(documents_in(data), 1);
     dlm_tokenizer_free((dlm_tokenizer *)j.tokenizer);
 }
 
