@@ -38,12 +38,18 @@ static const option options[] = {
     OPTION_ROW(eval_settings, shared.json, .name = "json", .kind = OPTION_FLAG, .help = "print it as JSON"),
     {0}};
 
+/* What cannot be measured, such as an error from one draw, is not a number; JSON has null for it. */
+static json_t *number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 static json_t *describe(const dlm_eval_result *result) {
-    return json_pack(
-        "{s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f}", "eval_ce", result->eval_ce, "perplexity",
-        result->perplexity, "nelbo_nats_per_token", result->nelbo, "standard_error", result->standard_error,
-        "standard_error_documents", result->standard_error_documents, "bits_per_byte", result->bits_per_byte,
-        "tokens", (json_int_t)result->tokens, "bytes", (json_int_t)result->bytes, "seconds", result->seconds);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:f}", "eval_ce", number(result->eval_ce),
+                     "perplexity", number(result->perplexity), "nelbo_nats_per_token", number(result->nelbo),
+                     "standard_error", number(result->standard_error), "standard_error_documents",
+                     number(result->standard_error_documents), "bits_per_byte", number(result->bits_per_byte),
+                     "tokens", (json_int_t)result->tokens, "bytes", (json_int_t)result->bytes, "seconds",
+                     result->seconds);
 }
 
 static void print_table(const dlm_eval_result *result) {
