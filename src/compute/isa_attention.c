@@ -128,15 +128,17 @@ INLINE void transpose_quad(const float *x, size_t stride, float *to, size_t widt
     memcpy(to + 3 * width, &d, sizeof d);
 }
 
-/* to (D, width) = the transpose of x (n, D), rows of x `stride` apart; columns n .. width - 1 are 0. */
-static void pack_transposed(size_t n, size_t D, size_t width, const float *x, size_t stride, float *to) {
+/* to (D, width) = the transpose of x (n, D), rows `stride` and to_stride apart; columns n .. width - 1 are 0.
+ */
+static void pack_transposed(size_t n, size_t D, size_t width, const float *x, size_t stride, float *to,
+                            size_t to_stride) {
     const size_t whole = n / 4 * 4, quads = D / 4 * 4;
     for (size_t i = 0; i < whole; i += 4)
         for (size_t d = 0; d < quads; d += 4)
-            transpose_quad(x + i * stride + d, stride, to + d * width + i, width);
+            transpose_quad(x + i * stride + d, stride, to + d * to_stride + i, to_stride);
     for (size_t d = 0; d < D; d++) {
-        for (size_t i = d < quads ? whole : 0; i < n; i++) to[d * width + i] = x[i * stride + d];
-        memset(to + d * width + n, 0, (width - n) * sizeof *to);
+        for (size_t i = d < quads ? whole : 0; i < n; i++) to[d * to_stride + i] = x[i * stride + d];
+        memset(to + d * to_stride + n, 0, (width - n) * sizeof *to);
     }
 }
 
@@ -181,20 +183,20 @@ static void put_row(size_t D, const float *row, float divisor, void *o, dlm_dtyp
 
 void KERNEL(attention)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
                        dlm_dtype type, float *lse, size_t lse_stride, float *scratch) {
-    const size_t L = head->L, D = head->D, l = padded(L), d = padded(D);
+    const size_t L = head->L, D = head->D, d = padded(D), width = padded(L), l = dlm__attention_stride(L);
     float *keys = scratch;            /* (D, l) */
     float *values = keys + D * l;     /* (L, d) */
     float *q = values + L * d;        /* (block, d) */
     float *out = q + DLM_QUERIES * d; /* (block, d) */
     float *p = out + DLM_QUERIES * d; /* (block, l) */
     const float scale = 1.0F / sqrtf((float)D);
-    pack_transposed(L, D, l, head->k, head->stride, keys);
+    pack_transposed(L, D, width, head->k, head->stride, keys, l);
     pack(L, D, d, head->v, head->stride, 1.0F, values);
     for (size_t i = first; i < last; i += DLM_QUERIES) {
         const size_t n = last - i < DLM_QUERIES ? last - i : DLM_QUERIES;
         float sum[DLM_QUERIES];
         pack(n, D, d, head->q + i * head->stride, head->stride, scale, q);
-        multiply(n, l, D, rows_of(q, d), keys, l, p, l, false);
+        multiply(n, width, D, rows_of(q, d), keys, l, p, l, false);
         for (size_t r = 0; r < n; r++) {
             const float largest = exponentials(L, p + r * l, &sum[r]);
             if (lse != NULL) lse[(i + r) * lse_stride] = largest + logf(sum[r]);
@@ -225,7 +227,8 @@ static void slopes(size_t L, float *p, float *dp, float lse) {
 
 void KERNEL(attention_backward)(const dlm_head *head, const float *lse, size_t lse_stride, const float *d_o,
                                 size_t o_stride, float *dq, float *dk, float *dv, float *scratch) {
-    const size_t L = head->L, D = head->D, stride = head->stride, l = padded(L), d = padded(D);
+    const size_t L = head->L, D = head->D, stride = head->stride, d = padded(D);
+    const size_t width = padded(L), l = dlm__attention_stride(L);
     float *keys_t = scratch;             /* (D, l) */
     float *values_t = keys_t + D * l;    /* (D, l) */
     float *keys = values_t + D * l;      /* (L, d) */
@@ -237,15 +240,15 @@ void KERNEL(attention_backward)(const dlm_head *head, const float *lse, size_t l
     float *p = to_q + DLM_QUERIES * d;   /* (block, l) */
     float *dp = p + DLM_QUERIES * l;     /* (block, l) */
     const float scale = 1.0F / sqrtf((float)D);
-    pack_transposed(L, D, l, head->k, stride, keys_t);
-    pack_transposed(L, D, l, head->v, stride, values_t);
+    pack_transposed(L, D, width, head->k, stride, keys_t, l);
+    pack_transposed(L, D, width, head->v, stride, values_t, l);
     pack(L, D, d, head->k, stride, 1.0F, keys);
     for (size_t i = 0; i < L; i += DLM_QUERIES) {
         const size_t n = L - i < DLM_QUERIES ? L - i : DLM_QUERIES;
         pack(n, D, d, head->q + i * stride, stride, scale, q);
         pack(n, D, d, d_o + i * o_stride, o_stride, 1.0F, out);
-        multiply(n, l, D, rows_of(q, d), keys_t, l, p, l, false);
-        multiply(n, l, D, rows_of(out, d), values_t, l, dp, l, false);
+        multiply(n, width, D, rows_of(q, d), keys_t, l, p, l, false);
+        multiply(n, width, D, rows_of(out, d), values_t, l, dp, l, false);
         for (size_t r = 0; r < n; r++) slopes(L, p + r * l, dp + r * l, lse[(i + r) * lse_stride]);
         multiply(L, d, n, columns_of(p, l), out, d, to_values, d, i > 0);
         multiply(L, d, n, columns_of(dp, l), q, d, to_keys, d, i > 0);

@@ -87,6 +87,11 @@ typedef struct dlm_kernels {
 extern const dlm_kernels dlm__kernels_reference, dlm__kernels_baseline, dlm__kernels_avx2,
     dlm__kernels_avx512;
 
+/* The distance between rows of L scores: whole vectors, and an odd number of cache lines, since rows a power
+ * of two apart would all fall on the same few sets of the first cache. */
+static inline size_t dlm__attention_stride(size_t L) {
+    return dlm__round_up(L, DLM_LANES) | DLM_LANES;
+}
 /* Floats of scratch that the attention kernels need for one head. */
 size_t dlm__attention_scratch(size_t L, size_t D);
 
