@@ -42,7 +42,8 @@ dlm_status dlm__compute_status(const dlm_compute *compute, dlm_error *err);
 /* The i-th instruction set of this build, best first, "reference" last; NULL behind them. */
 const char *dlm__isa_name(size_t i);
 bool dlm__isa_available(const char *isa);
-/* Whether bfloat16 products run in hardware here. */
+/* Whether the processor multiplies bfloat16 faster than float32. Where it does not, bfloat16 products are
+ * made of float32 ones. */
 bool dlm__bf16_native(void);
 
 /* Row counts are rounded up to a few sizes, since a product of a new shape costs a millisecond of
@@ -71,8 +72,8 @@ void dlm__embed(dlm_compute *compute, dlm_segments seg, size_t C, const int32_t 
 /* dtok += , dpos += from dh (T,C). */
 void dlm__embed_backward(dlm_compute *compute, dlm_segments seg, size_t C, const int32_t *ids,
                          const float *dh, float *dtok, float *dpos);
-/* e (S,256) = [cos(1000 t f_i)..., sin(1000 t f_i)...], f_i = exp(-ln(10000) i/128), rounded as spec 1 says.
- */
+/* e (S,256) = [cos(1000 t f_i)..., sin(1000 t f_i)...], f_i = exp(-ln(10000) i/128), in float32 as PyTorch
+ * computes it. */
 void dlm__time_features(dlm_compute *compute, size_t S, const float *times, void *e, dlm_dtype type);
 
 /* ---- normalisation, modulation, residual -------------------------------------------------------------- */

@@ -95,6 +95,7 @@ dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error
             dlm__compute_free(made);
             return status;
         }
+        made->widen_bf16 = !dlm__onednn_bf16_fast() || !dlm__onednn_has_bf16(made->onednn);
     }
 #endif
     *compute = made;
@@ -117,7 +118,7 @@ dlm_status dlm__compute_status(const dlm_compute *compute, dlm_error *err) {
 
 bool dlm__bf16_native(void) {
 #ifdef DLM_BACKEND_ONEDNN
-    return dlm__onednn_bf16_native();
+    return dlm__onednn_bf16_fast();
 #else
     return false;
 #endif

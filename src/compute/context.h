@@ -10,6 +10,7 @@ typedef struct dlm_onednn dlm_onednn;
 struct dlm_compute {
     const dlm_kernels *kernels;
     dlm_onednn *onednn; /* NULL: products by plain loops */
+    bool widen_bf16;    /* oneDNN gets bfloat16 operands widened to float32 */
     unsigned char *scratch;
     size_t scratch_size; /* bytes */
     dlm_error error;     /* the first failure; status DLM_OK while there is none */
@@ -57,9 +58,10 @@ static inline size_t dlm__segment_of(dlm_segments seg, size_t row) {
 
 dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err);
 void dlm__onednn_free(dlm_onednn *onednn);
-/* Whether products of bfloat16 operands exist here, be they emulated. */
+/* Whether products of bfloat16 operands exist here, be they slow. */
 bool dlm__onednn_has_bf16(const dlm_onednn *onednn);
-bool dlm__onednn_bf16_native(void);
+/* Whether they are faster than those of float32. */
+bool dlm__onednn_bf16_fast(void);
 /* The product; rows of Y are `stride` floats apart. */
 dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, const void *A, const void *B,
                                const float *bias, float *Y, size_t stride, dlm_error *err);

@@ -101,16 +101,22 @@ double dlm__sum_of_squares(dlm_compute *compute, size_t n, const float *x) {
 /* ---- time
  * -------------------------------------------------------------------------------------------------------- */
 
-/* In float32 throughout, since angles reach 1000 and their last bits show: the exponent is rounded twice, its
- * exponential and then every product once. */
+/* exp of the float32 exponent -ln(10000) i/128 (itself rounded twice), to the nearest float; but three of the
+ * 128 as PyTorch has them, one unit up: models were trained with those, angles reach 1000, and what the last
+ * bit moves there is seen in small gradients. */
+static float frequency(int i) {
+    const float log_period = (float)-9.21034037197618273607; /* -ln 10000 */
+    const float nearest = (float)exp((double)(log_period * (float)i / 128.0F));
+    return i == 13 || i == 44 || i == 119 ? nextafterf(nearest, 1.0F) : nearest;
+}
+
+/* In float32 throughout: every product is rounded. */
 void dlm__time_features(dlm_compute *compute, size_t S, const float *times, void *e, dlm_dtype type) {
     enum { HALF = 128 };
-    const float log_period = (float)-9.21034037197618273607; /* -ln 10000 */
     for (size_t s = 0; s < S; s++) {
         float row[2 * HALF];
         for (int i = 0; i < HALF; i++) {
-            const float exponent = log_period * (float)i / (float)HALF;
-            const float angle = times[s] * 1000.0F * (float)exp((double)exponent);
+            const float angle = times[s] * 1000.0F * frequency(i);
             row[i] = cosf(angle);
             row[HALF + i] = sinf(angle);
         }

@@ -55,8 +55,8 @@ static void widen(dlm_compute *compute, const dlm_bf16 *x, size_t stride, size_t
         compute->kernels->from_bf16(columns, x + (row + r) * stride + column, to + r * columns);
 }
 
-/* A bfloat16 product where oneDNN has none: blocks of both operands are widened and multiplied in float32,
- * which is the same but for the order of the sums. */
+/* A bfloat16 product where oneDNN has none, or a slow one: blocks of both operands are widened and multiplied
+ * in float32, which is the same but for the order of the sums. */
 static dlm_status widened(dlm_compute *compute, const dlm_product *product, const dlm_bf16 *A,
                           const dlm_bf16 *B, const float *bias, float *Y) {
     const size_t M = product->M, N = product->N, K = product->K;
@@ -106,7 +106,7 @@ void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A
     }
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn != NULL) {
-        if (product->type == DLM_BF16 && !dlm__onednn_has_bf16(compute->onednn))
+        if (product->type == DLM_BF16 && compute->widen_bf16)
             (void)widened(compute, product, A, B, bias, Y);
         else
             (void)dlm__onednn_product(compute->onednn, product, A, B, bias, Y, product->N, &compute->error);

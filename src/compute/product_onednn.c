@@ -242,9 +242,17 @@ bool dlm__onednn_has_bf16(const dlm_onednn *onednn) {
     return onednn->has_bf16;
 }
 
-bool dlm__onednn_bf16_native(void) {
-    const unsigned wanted = dnnl_cpu_isa_avx512_core_bf16;
-    return ((unsigned)dnnl_get_effective_cpu_isa() & wanted) == wanted;
+/* With AMX it is many times faster; with the vector instruction alone twice on AMD's processors, and half as
+ * fast on Intel's (measured; oneDNN 2.6 and Zen 4, Sapphire Rapids with its AMX hidden). */
+bool dlm__onednn_bf16_fast(void) {
+    const unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
+    const unsigned amx = dnnl_cpu_isa_avx512_core_amx, vector = dnnl_cpu_isa_avx512_core_bf16;
+    if ((isa & amx) == amx) return true;
+#if defined(__x86_64__)
+    return (isa & vector) == vector && __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
 }
 
 dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, const void *A, const void *B,

@@ -1,6 +1,8 @@
 /* Matrix products against sums in double. */
 #include "compute_cases.h"
 
+#include "compute/context.h"
+
 static const size_t shapes[][3] = {{1, 1, 1},    {1, 7, 5},     {5, 1, 3},     {16, 33, 20},  {32, 60, 159},
                                    {17, 16, 1},  {0, 4, 3},     {4, 0, 3},     {3, 4, 0},     {96, 128, 64},
                                    {70, 67, 45}, {520, 20, 30}, {20, 530, 30}, {20, 30, 1100}}; /* M, N, K */
@@ -39,8 +41,9 @@ static void one_product(dlm_compute *compute, const dlm_product *p, bool with_bi
     free(A), free(B), free(bias), free(Y0), free(a), free(b);
 }
 
-static void products(dlm_compute *plain, dlm_compute *compute) {
-    (void)plain;
+/* widen: how oneDNN makes bfloat16 products, where both ways exist. */
+static void all_products(dlm_compute *compute, bool widen) {
+    compute->widen_bf16 = widen;
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
         for (unsigned variant = 0; variant < 32; variant++) {
             const dlm_product p = {.M = shapes[k][0],
@@ -52,6 +55,16 @@ static void products(dlm_compute *plain, dlm_compute *compute) {
                                    .type = (variant & 8) != 0 ? DLM_BF16 : DLM_F32};
             one_product(compute, &p, (variant & 16) != 0);
         }
+}
+
+static void products(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    const bool widen = compute->widen_bf16;
+    all_products(compute, true);
+#ifdef DLM_BACKEND_ONEDNN
+    if (compute->onednn != NULL && dlm__onednn_has_bf16(compute->onednn)) all_products(compute, false);
+#endif
+    compute->widen_bf16 = widen;
 }
 
 TEST(products) {
