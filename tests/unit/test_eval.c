@@ -8,10 +8,12 @@
 
 enum { SEQ_LEN = 12, DOCUMENTS = 5 };
 
+/* One of them is longer than a window. */
+#define LONG_TEXT                                                                                          \
+    "Lily saw a big red ball in the park. She was happy and she played with it all day until the sun was " \
+    "gone."
 static const char *const texts[DOCUMENTS] = {"Once upon a time there was a little dog.", "The dog ran.",
-                                             "Lily saw a big red ball in the park. She was happy and she "
-                                             "played with it all day until the sun was gone.",
-                                             "Tom and Lily went home.", "a"};
+                                             LONG_TEXT, "Tom and Lily went home.", "a"};
 
 /* Prepares the texts with a fixture's tokenizer. */
 static dlm_data *open_data(const char *tokenizer_name) {
