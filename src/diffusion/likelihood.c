@@ -55,8 +55,10 @@ static void layout(dlm_likelihood *l) {
 static dlm_status prepare(dlm_likelihood *l, const dlm_network *network, dlm_compute *compute,
                           dlm_error *err) {
     const dlm_likelihood_options *o = &l->options;
-    if (o->draws == 0 || o->draws > DLM_DRAWS_MAX)
-        return dlm__fail(err, DLM_ARGUMENT, "%zu draws are not from 1 to %zu", o->draws, DLM_DRAWS_MAX);
+    const size_t least = o->cross_entropy ? 0 : 1;
+    if (o->draws < least || o->draws > DLM_DRAWS_MAX)
+        return dlm__fail(err, DLM_ARGUMENT, "%zu draws are not from %zu to %zu", o->draws, least,
+                         DLM_DRAWS_MAX);
     l->estimate.draws = o->draws;
     layout(l);
     DLM_TRY(dlm__arena_allocate(&l->arena, "an evaluation", err));
@@ -145,7 +147,8 @@ dlm_status dlm__likelihood_add(dlm_likelihood *l, const dlm_scored *window, dlm_
 dlm_status dlm__likelihood_end(dlm_likelihood *l, dlm_eval_result *result, dlm_error *err) {
     DLM_TRY(measure_held(l, true, err));
     DLM_TRY(dlm__masked_score_flush(l->score, err));
-    const dlm_estimated e = dlm__estimate(&l->estimate);
+    dlm_estimated e = {.nelbo = NAN, .standard_error = NAN, .standard_error_documents = NAN};
+    if (l->options.draws > 0) e = dlm__estimate(&l->estimate);
     const double ce = l->ce_positions > 0 ? l->ce_sum / (double)l->ce_positions : NAN;
     *result = (dlm_eval_result){
         .eval_ce = ce,

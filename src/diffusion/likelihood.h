@@ -16,7 +16,7 @@
 
 typedef struct dlm_likelihood_options {
     uint64_t seed;
-    size_t draws;       /* masks of each window, 1 .. DLM_DRAWS_MAX */
+    size_t draws;       /* masks of each window, 1 .. DLM_DRAWS_MAX; 0: no NELBO, only cross_entropy */
     bool cross_entropy; /* also the original's, by one more mask of each window */
     dlm_schedule schedule;
     int32_t mask_id;
@@ -43,7 +43,7 @@ typedef struct dlm_scored {
  */
 dlm_status dlm__likelihood_add(dlm_likelihood *likelihood, const dlm_scored *window, dlm_error *err);
 /* Measures what is left to measure and fills in all of result but seconds. To be called once. Cross-entropy
- * that was not asked for, and standard errors that the data do not tell, are not numbers. */
+ * and NELBO that were not asked for, and standard errors that the data do not tell, are not numbers. */
 dlm_status dlm__likelihood_end(dlm_likelihood *likelihood, dlm_eval_result *result, dlm_error *err);
 
 /* NELBO in nats of the n ids (1 .. DLM_NELBO_EXACT_LIMIT) by enumeration of all 2^n - 1 masks:

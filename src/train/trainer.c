@@ -119,7 +119,18 @@ static bool due(size_t every, uint64_t step, bool last) {
 }
 
 static dlm_status evaluate(dlm_trainer *t, dlm_train_report *report, dlm_error *err) {
-    DLM_TRY(dlm__trainer_evaluate(t, &report->eval_ce, &report->eval_nelbo, err));
+    dlm_error why;
+    dlm_status status = dlm__trainer_evaluate(t, &report->eval_ce, &report->eval_nelbo, &why);
+    if (status == DLM_NOT_FINITE) {
+        (void)dlm__fail(&t->broken, status,
+                        "evaluation after step %" PRIu64 ": %.200s; the last good checkpoint is %s",
+                        t->progress.step, why.message, t->checkpoint != NULL ? t->checkpoint : "none");
+        why = t->broken;
+    }
+    if (status != DLM_OK) {
+        if (err != NULL) *err = why;
+        return status;
+    }
     report->evaluated = true;
     report->eval_ppl = exp(report->eval_ce);
     dlm_train_progress *p = &t->progress;

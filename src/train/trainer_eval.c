@@ -41,7 +41,7 @@ static dlm_status score(dlm_trainer *t, const dlm_network *network, size_t draws
 
 dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo, dlm_error *err) {
     dlm_eval_result raw, average;
-    DLM_TRY(score(trainer, &trainer->network, 1, true, &raw, err));
+    DLM_TRY(score(trainer, &trainer->network, 0, true, &raw, err));
     dlm__model_set_params(trainer->model, trainer->compute, trainer->learner->average);
     DLM_TRY(score(trainer, &trainer->model->network, 1, false, &average, err));
     *ce = raw.eval_ce;

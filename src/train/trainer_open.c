@@ -125,17 +125,27 @@ static dlm_status open_network(dlm_trainer *t, dlm_error *err) {
     return dlm__global_batch_create(&options, t->data, &t->windows, &t->batch, err);
 }
 
-/* The first field in which a model to start from differs from what is trained; NULL when none does. */
-static const char *different_shape(const dlm_config *a, const dlm_config *b) {
-    return a->vocab_size != b->vocab_size     ? "vocab_size"
-           : a->max_seq_len != b->max_seq_len ? "max_seq_len"
-           : a->hidden_size != b->hidden_size ? "hidden_size"
-           : a->depth != b->depth             ? "depth"
-           : a->num_heads != b->num_heads     ? "num_heads"
-           : a->mlp_ratio != b->mlp_ratio     ? "mlp_ratio"
-           : a->time != b->time               ? "time"
-           : a->position != b->position       ? "position"
-                                              : NULL;
+/* Whether a model to start from is the one that is trained; the message names the first difference. */
+static dlm_status same_shape(const char *source, const dlm_config *have, const dlm_config *want,
+                             dlm_error *err) {
+    const struct {
+        const char *name;
+        double have, want;
+    } fields[] = {{"vocab_size", (double)have->vocab_size, (double)want->vocab_size},
+                  {"max_seq_len", (double)have->max_seq_len, (double)want->max_seq_len},
+                  {"hidden_size", (double)have->hidden_size, (double)want->hidden_size},
+                  {"depth", (double)have->depth, (double)want->depth},
+                  {"num_heads", (double)have->num_heads, (double)want->num_heads},
+                  {"mlp_ratio", have->mlp_ratio, want->mlp_ratio}};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        if (fields[i].have == fields[i].want) continue;
+        return dlm__fail(err, DLM_MISMATCH, "%s has %s %g, the model to be trained %g", source,
+                         fields[i].name, fields[i].have, fields[i].want);
+    }
+    if (have->time == want->time && have->position == want->position) return DLM_OK;
+    return dlm__fail(err, DLM_MISMATCH, "%s has time %s and position %s, the model to be trained %s and %s",
+                     source, dlm__time_name(have->time), dlm__position_name(have->position),
+                     dlm__time_name(want->time), dlm__position_name(want->position));
 }
 
 /* Weights of options.init. */
@@ -144,18 +154,13 @@ static dlm_status start_from(dlm_trainer *t, const char *path, dlm_error *err) {
     options.precision = DLM_PRECISION_F32;
     dlm_model *model;
     DLM_TRY(dlm_model_load(path, &options, &model, err));
-    const char *field = different_shape(dlm_model_config(model), &t->layout->config);
     const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
-    dlm_status status = DLM_OK;
-    if (field != NULL)
-        status = dlm__fail(err, DLM_MISMATCH, "%s has another %s than the model to be trained",
-                           dlm_model_source(model), field);
-    else if (tokenizer != NULL &&
-             dlm_tokenizer_describe(tokenizer).hash != dlm_data_describe(t->data).vocabulary_hash)
+    dlm_status status = same_shape(dlm_model_source(model), dlm_model_config(model), &t->layout->config, err);
+    if (status == DLM_OK && tokenizer != NULL &&
+        dlm_tokenizer_describe(tokenizer).hash != dlm_data_describe(t->data).vocabulary_hash)
         status = dlm__fail(err, DLM_MISMATCH, "%s has another vocabulary than %s", dlm_model_source(model),
                            t->options.data);
-    else
-        memcpy(t->learner->params, model->network.params, t->layout->total * sizeof(float));
+    if (status == DLM_OK) memcpy(t->learner->params, model->network.params, t->layout->total * sizeof(float));
     dlm_model_free(model);
     return status;
 }

@@ -121,6 +121,7 @@ static void check_learns(const learning *l) {
     o.steps = 150;
     o.log_every = 0;
     o.lr = 2e-2;
+    o.ema = 0.9; /* with 0.999 from the start, the average of the original recipe is still the beginning */
     dlm_trainer *trainer = create(&o);
     REQUIRE(trainer != NULL);
     dlm_error err;
@@ -138,7 +139,6 @@ static void check_learns(const learning *l) {
 }
 
 TEST(learns) {
-    SKIP("expectation not met in the weightings other than elbo");
     REQUIRE(data_folder() != NULL);
     static const learning all[] = {
         {DLM_RECIPE_DEFAULT, DLM_MUON, DLM_TIME_NONE, DLM_PRECISION_F32, DLM_SCHEDULE_COSINE,
@@ -357,7 +357,6 @@ TEST(one_process_at_a_time) {
 }
 
 TEST(starts_from_a_model) {
-    SKIP("the message is cut at another place than expected");
     const char *first = new_run();
     dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data_folder(), first);
     REQUIRE(o.data != NULL);
@@ -380,7 +379,7 @@ TEST(starts_from_a_model) {
     dlm_model_free(model);
     o.run = new_run();
     o.hidden_size = 32;
-    check_refused(&o, DLM_MISMATCH, "another hidden_size than the model to be trained (16, not 32)");
+    check_refused(&o, DLM_MISMATCH, "has hidden_size 16, the model to be trained 32");
 }
 
 /* ---- values that are not finite -------------------------------------------------------------------------
@@ -437,6 +436,26 @@ TEST(a_broken_state_is_not_saved) {
         CHECK(!dlm__is_file(path_in(o.run, "latest")) && !dlm__is_dir(path_in(o.run, "checkpoints")));
         dlm_trainer_free(trainer);
     }
+}
+
+TEST(an_evaluation_that_is_not_finite) {
+    const char *run = new_run();
+    dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data_folder(), run);
+    REQUIRE(o.data != NULL);
+    o.save_every = 2;
+    o.eval_every = 3;
+    dlm_trainer *trainer = create(&o);
+    REQUIRE(trainer != NULL);
+    dlm_train_report r;
+    dlm_error err;
+    REQUIRE_OK(train_until(trainer, 2, &r, &err), &err);
+    trainer->learner->average[trainer->layout->final_b] = NAN;
+    CHECK_STATUS(train_until(trainer, 12, &r, &err), DLM_NOT_FINITE, &err);
+    CHECK_SAYS(&err, "evaluation after step 3: ");
+    CHECK_SAYS(&err, path_in(run, "checkpoints/step-00000002"));
+    CHECK_STATUS(dlm_trainer_save(trainer, &err), DLM_NOT_FINITE, &err);
+    check_folders(run, (const size_t[]){2}, 1);
+    dlm_trainer_free(trainer);
 }
 
 TEST(a_learning_rate_that_is_far_too_high) {
