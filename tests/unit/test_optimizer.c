@@ -141,13 +141,18 @@ typedef struct tolerance {
 } tolerance;
 
 /* AdamW divides a gradient by its size. Where all gradients of an element so far are smaller than their
- * tolerance, 1e-4 of the tensor's largest, its update is not determined, and so neither is its value from
- * then on: tokens that occurred once, with next to no gradient in a channel, and the bias of the keys, which
- * softmax sees only by the rotation. (PyTorch itself gives other values there on another machine, or with its
- * time frequencies rounded as ours.) These elements are marked, and not compared. */
+ * tolerance, 1e-4 of the tensor's largest, rounding moves its update more than elsewhere: tokens that
+ * occurred once, with next to no gradient in a channel, and the bias of the keys, which softmax sees only by
+ * the rotation. These elements are marked. They are compared all the same, within WIDER times the tolerance.
+ *
+ * What was seen: with Muon in bfloat16, PyTorch itself, run on two machines, gives values 1.2e-3 apart for
+ * one of them (plain, tok_embed, element 2029; allowed 5e-4). With AdamW PyTorch repeats the fixture to the
+ * bit, and we are 1.25e-5 off on one instruction set (odd, tok_embed, element 808; allowed 1e-5). */
+enum { WIDER = 4 };
+
 typedef struct determined {
     float *largest; /* (total) gradient so far */
-    uint8_t *lost;  /* (total) 1: no longer determined */
+    uint8_t *lost;  /* (total) 1: marked */
 } determined;
 
 static bool open_determined(const fixture *f, determined *d) {
@@ -175,7 +180,7 @@ static void mark_undetermined(const fixture *f, const float *gradients, determin
     }
 }
 
-/* At most one element in a hundred is left out, but for the keys' bias. */
+/* At most one element in a hundred has the wider tolerance. */
 static void check_blocks(const fixture *f, const float *values, const determined *d, const char *prefix,
                          tolerance allowed) {
     static float want[1 << 16], got[1 << 16];
@@ -186,16 +191,20 @@ static void check_blocks(const fixture *f, const float *values, const determined
         memcpy(got, values + p->offset, p->count * sizeof *got);
         bool bias = strstr(p->name, "attn.qkv.bias") != NULL;
         bool unrotated = f->layout->config.position == DLM_POSITION_LEARNED;
-        size_t left_out = 0;
+        size_t wider = 0;
+        double most = p->block_matrix ? allowed.block_matrices : allowed.others;
         for (size_t j = 0; j < p->count; j++) {
             bool key = bias && j >= p->count / 3 && j < 2 * (p->count / 3);
+            bool marked = d->lost[p->offset + j] != 0;
+            if (marked && !(key && unrotated)) {
+                CHECK_CLOSE(got[j], want[j], WIDER * most);
+                wider += !key;
+            }
             /* Without rotation softmax does not see the bias of the keys at all: its gradient is noise. */
-            if (d->lost[p->offset + j] == 0 && !(key && unrotated)) continue;
-            got[j] = want[j];
-            left_out += !key;
+            if (marked || (key && unrotated)) got[j] = want[j];
         }
-        CHECK(left_out <= p->count / 100);
-        CHECK_ALL_CLOSE(got, want, p->count, p->block_matrix ? allowed.block_matrices : allowed.others);
+        CHECK(wider <= p->count / 100);
+        CHECK_ALL_CLOSE(got, want, p->count, most);
     }
 }
 
