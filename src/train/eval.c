@@ -66,6 +66,8 @@ static dlm_status check(const dlm_model *model, const dlm_data *data, const dlm_
     const dlm_config *config = &model->layout->config;
     if (model->network.params == NULL)
         return dlm__fail(err, DLM_ARGUMENT, "%s was read without its weights", model->source);
+    if (options->draws == 0 || options->draws > DLM_DRAWS_MAX)
+        return dlm__fail(err, DLM_ARGUMENT, "%zu draws are not from 1 to %zu", options->draws, DLM_DRAWS_MAX);
     if (options->seq_len > config->max_seq_len)
         return dlm__fail(err, DLM_ARGUMENT, "sequence length %zu is above the model's %zu", options->seq_len,
                          config->max_seq_len);

@@ -314,9 +314,12 @@ TEST(what_it_refuses) {
     dlm_likelihood *likelihood;
     dlm_error err;
     dlm_likelihood_options options = options_for(model, 0, 1);
+    /* No draws are for those who want the cross-entropy alone. */
+    options.cross_entropy = false;
     CHECK_STATUS(dlm__likelihood_create(&model->network, compute, &options, &likelihood, &err), DLM_ARGUMENT,
                  &err);
     CHECK_SAYS(&err, "0 draws");
+    options.cross_entropy = true;
     options.draws = DLM_DRAWS_MAX + 1;
     CHECK_STATUS(dlm__likelihood_create(&model->network, compute, &options, &likelihood, &err), DLM_ARGUMENT,
                  &err);
