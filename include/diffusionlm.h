@@ -312,7 +312,7 @@ typedef bool (*dlm_step_callback)(void *user, const dlm_sample_step *step);
 
 typedef struct dlm_sample_options {
     uint64_t seed;      /* 0 */
-    size_t steps;       /* 0: as many as the longest sequence has positions */
+    size_t steps;       /* 0: each sequence as many as it has positions */
     double temperature; /* 0.9; 0: the most probable token */
     dlm_order order;    /* CONFIDENCE */
     dlm_reveal

@@ -19,7 +19,7 @@ typedef struct candidate {
 typedef struct sampler {
     const dlm_sample_options *options;
     dlm_sampling *state;
-    size_t steps;
+    size_t steps;          /* of the sequence that takes the most */
     candidate *candidates; /* (longest) */
     uint8_t *chosen;       /* (longest) by place among the candidates */
     uint32_t *order;       /* (longest) */
@@ -116,6 +116,20 @@ static void choose_above(sampler *s, size_t n, double threshold) {
 /* ---- predictor ------------------------------------------------------------------------------------------
  */
 
+static size_t length_of(const sampler *s, size_t b) {
+    return s->state->offsets[b + 1] - s->state->offsets[b];
+}
+
+/* Sequence b takes its own number of steps and is left alone after them, so that its text does not depend on
+ * what is sampled beside it. */
+static size_t steps_of(const sampler *s, size_t b) {
+    return s->options->steps > 0 ? s->options->steps : length_of(s, b);
+}
+
+static bool finished(const sampler *s, size_t b, size_t step) {
+    return step >= steps_of(s, b);
+}
+
 /* The masked positions of sequence b; returns how many. */
 static size_t masked_candidates(sampler *s, size_t b) {
     const dlm_sampling *state = s->state;
@@ -128,8 +142,8 @@ static size_t masked_candidates(sampler *s, size_t b) {
 }
 
 static size_t reveal_count(const sampler *s, size_t b, size_t step, size_t left) {
-    const size_t L = s->state->offsets[b + 1] - s->state->offsets[b];
-    return dlm__reveal_count(s->options->reveal, L, s->steps, step, L - left);
+    const size_t L = length_of(s, b);
+    return dlm__reveal_count(s->options->reveal, L, steps_of(s, b), step, L - left);
 }
 
 /* The order `random` does not look at the predictions: its positions are chosen first, and only they are
@@ -140,7 +154,7 @@ static bool chooses_first(const sampler *s) {
 
 static void want_random(sampler *s, size_t step) {
     for (size_t b = 0; b < s->state->n; b++) {
-        const size_t left = masked_candidates(s, b);
+        const size_t left = finished(s, b, step) ? 0 : masked_candidates(s, b);
         if (left == 0) continue;
         dlm__mask_exactly(&s->state->rng[b], left, reveal_count(s, b, step, left), s->chosen, s->order);
         for (size_t i = 0; i < left; i++)
@@ -155,7 +169,7 @@ static void reveal(sampler *s, size_t b, size_t step) {
     if (left == 0) return;
     const size_t k = reveal_count(s, b, step, left);
     if (o->confidence_threshold >= 0)
-        choose_above(s, left, step + 1 == s->steps ? 0 : o->confidence_threshold);
+        choose_above(s, left, step + 1 == steps_of(s, b) ? 0 : o->confidence_threshold);
     else if (o->order == DLM_ORDER_CONFIDENCE)
         choose_first(s, left, k, most_confident_first);
     else
@@ -170,9 +184,12 @@ static dlm_status predictor(sampler *s, size_t step, dlm_error *err) {
         want_random(s, step);
         return dlm__sampling_resample(state, err);
     }
-    for (size_t p = 0; p < state->T; p++) state->wanted[p] = state->ids[p] == state->model->mask_id;
+    for (size_t b = 0; b < state->n; b++)
+        for (size_t p = state->offsets[b]; p < state->offsets[b + 1]; p++)
+            state->wanted[p] = !finished(s, b, step) && state->ids[p] == state->model->mask_id;
     DLM_TRY(dlm__sampling_predict(state, err));
-    for (size_t b = 0; b < state->n; b++) reveal(s, b, step);
+    for (size_t b = 0; b < state->n; b++)
+        if (!finished(s, b, step)) reveal(s, b, step);
     return DLM_OK;
 }
 
@@ -189,12 +206,12 @@ static size_t committed_candidates(sampler *s, size_t b) {
     return n;
 }
 
-static dlm_status corrector(sampler *s, dlm_error *err) {
+static dlm_status corrector(sampler *s, size_t step, dlm_error *err) {
     dlm_sampling *state = s->state;
     const double frac = s->options->corrector_frac;
     memset(state->wanted, 0, state->T);
     for (size_t b = 0; b < state->n; b++) {
-        const size_t committed = committed_candidates(s, b);
+        const size_t committed = finished(s, b, step) ? 0 : committed_candidates(s, b);
         if (committed == 0) continue;
         if (s->options->corrector_mode == DLM_CORRECTOR_RANDOM) {
             (void)dlm__mask_independently(&state->rng[b], committed, frac, s->chosen);
@@ -220,12 +237,13 @@ static dlm_status run(sampler *s, dlm_error *err) {
         if (left == 0 && o->corrector_frac <= 0) return DLM_OK;
         dlm__sampling_begin(state, i);
         if (left > 0) DLM_TRY(predictor(s, i, err));
-        if (o->corrector_frac > 0 && (i + 1) % o->corrector_every == 0) DLM_TRY(corrector(s, err));
+        if (o->corrector_frac > 0 && (i + 1) % o->corrector_every == 0) DLM_TRY(corrector(s, i, err));
         DLM_TRY(dlm__sampling_report(state, i + 1, s->steps, err));
     }
     if (state->stopped || dlm__sampling_left(state) == 0) return DLM_OK;
-    /* Only the callback can have masked positions at the last step. */
-    dlm__sampling_begin(state, s->steps);
+    /* Only the callback can have masked positions at a sequence's last step. The stream is that of no step.
+     */
+    dlm__sampling_begin(state, UINT32_MAX);
     DLM_TRY(dlm__sampling_fill(state, err));
     return dlm__sampling_report(state, s->steps + 1, s->steps + 1, err);
 }
@@ -261,7 +279,8 @@ dlm_status dlm__sample(const char *isa, const dlm_model *model, const dlm_sample
                                       .user = options->user};
     sampler s = {.options = options};
     DLM_TRY(dlm__sampling_create(isa, model, &start, &s.state, err));
-    s.steps = options->steps > 0 ? options->steps : s.state->longest;
+    for (size_t b = 0; b < n; b++)
+        if (steps_of(&s, b) > s.steps) s.steps = steps_of(&s, b);
     const dlm_status status = allocate_and_run(&s, err);
     if (forwards != NULL) *forwards = s.state->forwards;
     if (confidence != NULL) memcpy(confidence, s.state->confidence, s.state->T * sizeof *confidence);
