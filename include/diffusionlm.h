@@ -109,7 +109,9 @@ typedef struct dlm_text_options {
     dlm_text_format format; /* DLM_TEXT_SEPARATED */
     const char *field;      /* "text": the field of DLM_TEXT_JSONL */
     bool replace_invalid;   /* false: bytes that are no UTF-8 are an error that names file and byte offset;
-                               true: one U+FFFD   for each maximal invalid part */
+                               true: one U+FFFD for each maximal invalid part */
+    size_t max_bytes; /* 2^30, which 0 stands for too: a longer document, or line of JSON, is an error, so
+                         that no input fills the memory */
 } dlm_text_options;
 DLM_API dlm_text_options dlm_text_defaults(void);
 

@@ -12,8 +12,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define READ_BYTES ((size_t)1 << 18)
-#define SEPARATOR  "<|endoftext|>"
+#define READ_BYTES         ((size_t)1 << 18)
+#define DOCUMENT_BYTES_MAX ((size_t)1 << 30)
+#define SEPARATOR          "<|endoftext|>"
 
 struct dlm_documents {
     const char *const *paths;
@@ -39,7 +40,7 @@ struct dlm_documents {
 };
 
 dlm_text_options dlm_text_defaults(void) {
-    return (dlm_text_options){.format = DLM_TEXT_SEPARATED, .field = "text", .replace_invalid = false};
+    return (dlm_text_options){.format = DLM_TEXT_SEPARATED, .field = "text", .max_bytes = DOCUMENT_BYTES_MAX};
 }
 
 /* ---- opening
@@ -83,6 +84,7 @@ dlm_status dlm_documents_open(const char *const *paths, size_t n, const dlm_text
     new->paths = paths;
     new->path_count = n;
     new->options = *options;
+    if (options->max_bytes == 0) new->options.max_bytes = DOCUMENT_BYTES_MAX;
     if (options->field != NULL) {
         new->field = dlm__copy_bytes(options->field, strlen(options->field));
         new->options.field = new->field;
@@ -131,9 +133,20 @@ static dlm_status open_next(dlm_documents *d, dlm_error *err) {
 /* ---- where documents end
  * --------------------------------------------------------------------------------------------- */
 
+static dlm_status check_length(const dlm_documents *d, size_t bytes, dlm_error *err) {
+    if (bytes <= d->options.max_bytes) return DLM_OK;
+    return dlm__fail(
+        err, DLM_FORMAT,
+        "%s: the document from %sbyte %llu on is longer than %zu bytes; is its end marked as the "
+        "format says?",
+        d->name, dlm__input_kind(d->input), (unsigned long long)d->offset, d->options.max_bytes);
+}
+
 /* Reads more of the file behind buffer[end), which may move; sets ended when there is no more. */
 static dlm_status read_more(dlm_documents *d, dlm_error *err) {
     size_t need, got;
+    /* What is in the buffer may hold what ends the document, or a part of it: exact is next_raw. */
+    if (d->end - d->start > READ_BYTES) DLM_TRY(check_length(d, d->end - d->start - READ_BYTES, err));
     if (d->start > 0 && d->capacity - d->end < READ_BYTES) {
         memmove(d->buffer, d->buffer + d->start, d->end - d->start);
         d->end -= d->start;
@@ -210,6 +223,7 @@ static dlm_status next_raw(dlm_documents *d, const char **raw, size_t *bytes, ui
                                                         : find_line(d, 0, bytes, &used, err));
         d->line++;
     }
+    DLM_TRY(check_length(d, *bytes, err));
     *raw = d->buffer + d->start;
     *offset = d->offset;
     d->start += used;

@@ -102,9 +102,7 @@ TEST(json_lines) {
     check_bytes("{\"story\": \"x\", \"text\": \"y\"}", 27, options, "x|");
 }
 
-static void check_error(dlm_text_format format, const char *input, const char *part) {
-    dlm_text_options options = dlm_text_defaults();
-    options.format = format;
+static void check_refused(const char *input, dlm_text_options options, const char *part) {
     size_t bytes;
     check_context("%.40s", input);
     char *got = read_all(write_file("input", input, strlen(input)), options, &bytes);
@@ -114,6 +112,12 @@ static void check_error(dlm_text_format format, const char *input, const char *p
     free(got);
 }
 
+static void check_error(dlm_text_format format, const char *input, const char *part) {
+    dlm_text_options options = dlm_text_defaults();
+    options.format = format;
+    check_refused(input, options, part);
+}
+
 TEST(json_lines_that_are_none) {
     check_error(DLM_TEXT_JSONL, "{\"text\": \"a\"}\n\n{\"story\": \"a\"}\n",
                 "input:3: the line is no JSON object with a string \"text\"");
@@ -121,6 +125,28 @@ TEST(json_lines_that_are_none) {
     check_error(DLM_TEXT_JSONL, "[\"text\"]", "input:1:");
     check_error(DLM_TEXT_JSONL, "{\"text\": \"a\"", "input:1: line 1, column");
     check_error(DLM_TEXT_JSONL, "{\"text\": \"\\ud800\"}", "input:1:");
+}
+
+/* The limit holds for each document, wherever its end is: seen, not read yet, or never to come. */
+TEST(documents_that_are_too_long) {
+    static const char long_one[] = "12345678\n<|endoftext|>\n123456789\n<|endoftext|>\nabc\n";
+    dlm_text_options options = dlm_text_defaults();
+    options.max_bytes = 9; /* with the line end before the separator */
+    check_refused(long_one, options,
+                  "document from byte 23 on is longer than 9 bytes; is its end marked as the format says?");
+    options.max_bytes = 10;
+    check_bytes(long_one, strlen(long_one), options, "12345678|123456789|abc|");
+    options.format = DLM_TEXT_LINES;
+    options.max_bytes = 12;
+    check_refused(long_one, options, "from byte 9 on is longer than 12 bytes");
+    options.format = DLM_TEXT_WHOLE;
+    check_refused(long_one, options, "from byte 0 on is longer than 12 bytes");
+    char *zeros = calloc(1, 3 << 20); /* more than is read at once, and no end anywhere */
+    memset(zeros, 'x', (3 << 20) - 1);
+    options.format = DLM_TEXT_SEPARATED;
+    options.max_bytes = 1 << 20;
+    check_refused(zeros, options, "from byte 0 on is longer than 1048576 bytes");
+    free(zeros);
 }
 
 TEST(bytes_that_are_no_utf8) {
