@@ -11,10 +11,18 @@ static double clamp_sigma(double sigma) {
     return fmin(fmax(sigma, DLM_SIGMA_MIN), 1.0);
 }
 
+/* sigma and its inverse as the formulas have them; 1 - cos x = 2 sin^2 (x/2), without the cancellation. */
+static double exact_sigma(dlm_schedule schedule, double t) {
+    const double half = sin(HALF_PI / 2 * t);
+    return schedule == DLM_SCHEDULE_LINEAR ? t : 2 * half * half;
+}
+
+static double exact_inverse(dlm_schedule schedule, double sigma) {
+    return schedule == DLM_SCHEDULE_LINEAR ? sigma : 2 * asin(sqrt(sigma / 2)) / HALF_PI;
+}
+
 double dlm__sigma(dlm_schedule schedule, double t) {
-    if (schedule == DLM_SCHEDULE_LINEAR) return clamp_sigma(t);
-    const double half = sin(HALF_PI / 2 * t); /* 1 - cos x = 2 sin^2 (x/2), without the cancellation */
-    return clamp_sigma(2 * half * half);
+    return clamp_sigma(exact_sigma(schedule, t));
 }
 
 double dlm__sigma_inverse(dlm_schedule schedule, double sigma) {
@@ -77,7 +85,14 @@ size_t dlm__count_at(size_t n, double share) {
     return below < (double)n ? 1 + (size_t)below : n;
 }
 
-size_t dlm__stratified_count(dlm_rng *rng, size_t n, size_t stratum, size_t strata) {
+size_t dlm__stratified_count(dlm_rng *rng, dlm_schedule schedule, size_t n, size_t stratum, size_t strata) {
     assert(stratum < strata);
-    return dlm__count_at(n, ((double)stratum + dlm__rng_uniform(rng)) / (double)strata);
+    const double t = ((double)stratum + dlm__rng_uniform(rng)) / (double)strata;
+    return dlm__count_at(n, exact_sigma(schedule, t));
+}
+
+double dlm__count_chance(dlm_schedule schedule, size_t n, size_t k) {
+    assert(k > 0 && k <= n);
+    return exact_inverse(schedule, (double)k / (double)n) -
+           exact_inverse(schedule, (double)(k - 1) / (double)n);
 }

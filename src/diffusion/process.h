@@ -29,7 +29,10 @@ void dlm__mask_exactly(dlm_rng *rng, size_t n, size_t k, uint8_t *masked, uint32
 size_t dlm__mask_independently(dlm_rng *rng, size_t n, double sigma, uint8_t *masked);
 /* 1 + floor(n share), at most n: a count uniform on 1 .. n when share is uniform on [0, 1). */
 size_t dlm__count_at(size_t n, double share);
-/* k uniform on 1 .. n from stratum `stratum` of `strata`: dlm__count_at(n, (stratum + u)/strata). */
-size_t dlm__stratified_count(dlm_rng *rng, size_t n, size_t stratum, size_t strata);
+/* A mask count of the process at a time uniform on stratum `stratum` of `strata` of [0, 1): k = 1 + floor(n
+ * sigma(t)). Over all strata k has the chance sigma^-1(k/n) - sigma^-1((k-1)/n), 1/n each on the linear
+ * schedule. */
+size_t dlm__stratified_count(dlm_rng *rng, dlm_schedule schedule, size_t n, size_t stratum, size_t strata);
+double dlm__count_chance(dlm_schedule schedule, size_t n, size_t k);
 
 #endif

@@ -1,10 +1,12 @@
 /* Draws global batches.
  *
  * The default recipe (spec 9.1, 9.2). Each sequence has its own length, padding is never made. The number k
- * of masked positions is drawn itself, uniform on 1 .. n, from strata of the batch that a permutation deals
- * out anew at each step; t = sigma^-1(k/n). With weight `elbo` a sequence's mean cross-entropy counts exactly
- * n / sum n, and the loss is the NELBO per token. k uniform means that t has the density sigma'(t), so any
- * other weight w, meant for t uniform, is divided by it: n/sum n * w(t)/sigma'(t) has the same expectation.
+ * of masked positions is drawn itself, as the schedule has it at a time from strata of the batch that a
+ * permutation deals out anew at each step; t = sigma^-1(k/n). With weight `elbo` a sequence's mean
+ * cross-entropy counts n / sum n times 1 / (n chance of k), 1 on the linear schedule: the expectation is that
+ * of k uniform on 1 .. n, so the loss is an unbiased estimate of the NELBO per token. Few masks make a noisy
+ * mean; the cosine schedule draws them oftener and weighs them less, which evens the noise out. Any other
+ * weight w, meant for t uniform, counts w(t)/sigma'(t) times that.
  *
  * Tails: a share of the sequences is longer than its document by a uniform draw up to seq_len, the rest end
  * tokens that are masked and scored like all others. Only windows that end their document and leave room can
@@ -118,14 +120,14 @@ static void corrupt_default(dlm_global_batch *batch, dlm_rng *rng, const dlm_win
     bool room = window->ends && window->n < o->seq_len;
     bool tail = dlm__rng_uniform(rng) < o->tail_share && room;
     size_t n = tail ? window->n + 1 + (size_t)dlm__rng_below(rng, o->seq_len - window->n) : window->n;
-    size_t k = dlm__stratified_count(rng, n, stratum, o->sequences);
+    size_t k = dlm__stratified_count(rng, o->schedule, n, stratum, o->sequences);
     dlm__mask_exactly(rng, n, k, batch->masked, batch->positions);
     drawn->n = drawn->real = n;
     drawn->masked = k;
     drawn->t = dlm__sigma_inverse(o->schedule, (double)k / (double)n);
     double relative = dlm__loss_weight(o->weight, o->schedule, drawn->t) /
                       dlm__loss_weight(DLM_WEIGHT_ELBO, o->schedule, drawn->t);
-    drawn->scale = (double)n * relative / (double)k;
+    drawn->scale = relative / (dlm__count_chance(o->schedule, n, k) * (double)k);
 }
 
 /* The same by the original recipe; scale is complete. */

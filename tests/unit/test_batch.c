@@ -98,40 +98,66 @@ static double check_passes(const dlm_global_batch *batch) {
     return sum;
 }
 
-TEST(default_recipe) {
+/* How often a sequence of n has k masked positions, from the formula. */
+static double chance_of(dlm_schedule schedule, size_t n, size_t k) {
+    const double above = (double)k / (double)n, below = (double)(k - 1) / (double)n;
+    return schedule == DLM_SCHEDULE_LINEAR ? above - below : (acos(1 - above) - acos(1 - below)) / acos(0);
+}
+
+static void check_default_recipe(dlm_schedule schedule) {
     source s;
     dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT);
+    options.schedule = schedule;
     dlm_global_batch *batch = open_source(false, &s) ? make(&options, &s) : NULL;
     REQUIRE(batch != NULL);
     size_t moved = 0;
-    for (uint64_t step = 0; step < 50; step++) {
-        check_context("step %d", (int)step);
+    double weights = 0, tokens = 0;
+    for (uint64_t step = 0; step < 400; step++) {
+        check_context("schedule %d, step %d", (int)schedule, (int)step);
         dlm__global_batch_draw(batch, step);
-        /* Each sequence's mean counts n / sum n, exactly. */
-        CHECK_CLOSE(check_passes(batch), 1, 1e-12);
+        double sum = check_passes(batch);
+        /* Each sequence's mean counts n / sum n on the linear schedule; on the other it does on average. */
+        if (schedule == DLM_SCHEDULE_LINEAR) CHECK_CLOSE(sum, 1, 1e-12);
+        weights += sum * (double)batch->tokens;
+        tokens += (double)batch->tokens;
         bool dealt[10] = {false};
         for (size_t b = 0; b < options.sequences; b++) {
             const dlm_drawn *d = &batch->drawn[b];
             CHECK(d->masked >= 1 && d->masked <= d->n && d->real == d->n);
             CHECK_CLOSE(d->t, dlm__sigma_inverse(options.schedule, (double)d->masked / (double)d->n), 0);
-            CHECK_CLOSE(d->scale * (double)d->masked * (double)batch->tokens, (double)d->n, 1e-9);
-            /* k = 1 + floor(n u), u in the sequence's stratum, which no other sequence has. */
+            CHECK_CLOSE(d->scale * (double)d->masked * (double)batch->tokens *
+                            chance_of(schedule, d->n, d->masked),
+                        1, 1e-9);
+            /* k = 1 + floor(n sigma(t)), t in the sequence's stratum, which no other sequence has. */
             uint32_t stratum = batch->strata[b];
             CHECK(stratum < 10 && !dealt[stratum]);
             dealt[stratum] = true;
-            CHECK(d->masked >= 1 + d->n * stratum / 10 && d->masked <= (d->n * (stratum + 1) + 9) / 10);
+            double from = stratum / 10.0, to = (stratum + 1) / 10.0;
+            if (schedule == DLM_SCHEDULE_COSINE) {
+                from = 1 - cos(acos(0) * from);
+                to = 1 - cos(acos(0) * to);
+            }
+            CHECK((double)d->masked > (double)d->n * from - 1e-9);
+            CHECK((double)(d->masked - 1) < (double)d->n * to + 1e-9);
             moved += stratum != b;
         }
     }
-    CHECK_CLOSE(moved, 450, 5 * sqrt(45)); /* one of ten stays where it is, by chance */
+    CHECK_CLOSE(weights / tokens, 1, 0.02);
+    CHECK_CLOSE(moved, 3600, 5 * sqrt(360)); /* one of ten stays where it is, by chance */
     dlm__global_batch_free(batch);
     close_source(&s);
 }
 
-TEST(counts_are_uniform) {
+TEST(default_recipe) {
+    check_default_recipe(DLM_SCHEDULE_LINEAR);
+    check_default_recipe(DLM_SCHEDULE_COSINE);
+}
+
+static void check_counts(dlm_schedule schedule) {
     source s;
     dlm_batch_options options = options_of(DLM_RECIPE_DEFAULT);
     options.sequences = 7;
+    options.schedule = schedule;
     dlm_global_batch *batch = open_source(false, &s) ? make(&options, &s) : NULL;
     REQUIRE(batch != NULL);
     double chi = 0;
@@ -144,12 +170,18 @@ TEST(counts_are_uniform) {
             n++;
         }
     }
-    double expected = (double)n / SEQ_LEN;
-    for (size_t k = 0; k < SEQ_LEN; k++)
+    for (size_t k = 0; k < SEQ_LEN; k++) {
+        double expected = (double)n * chance_of(schedule, SEQ_LEN, k + 1);
         chi += ((double)counts[k] - expected) * ((double)counts[k] - expected) / expected;
+    }
     CHECK(n > 5000 && chi < 50); /* 23 degrees of freedom: above 49.7 once in a thousand */
     dlm__global_batch_free(batch);
     close_source(&s);
+}
+
+TEST(counts_have_their_chances) {
+    check_counts(DLM_SCHEDULE_LINEAR);
+    check_counts(DLM_SCHEDULE_COSINE);
 }
 
 TEST(tails) {
@@ -187,7 +219,7 @@ TEST(tails) {
     close_source(&s);
 }
 
-/* Other weights: w(t) over the density of t. */
+/* Other weights: w(t) / sigma'(t) times that of `elbo`. */
 TEST(weights_of_the_default_recipe) {
     static const dlm_loss_weight weights[] = {DLM_WEIGHT_FLAT, DLM_WEIGHT_UNIFORM, DLM_WEIGHT_INV_SIGMA,
                                               DLM_WEIGHT_SIGMA};
@@ -204,11 +236,10 @@ TEST(weights_of_the_default_recipe) {
         for (size_t b = 0; b < options.sequences; b++) {
             const dlm_drawn *d = &batch->drawn[b];
             double w = dlm__loss_weight(options.weight, options.schedule, d->t);
-            double want = (double)d->n / (double)batch->tokens / (double)d->masked * w /
-                          dlm__sigma_slope(options.schedule, d->t);
-            CHECK_CLOSE(d->scale, want, 1e-12 * want);
-            /* `flat` on exact counts is the share of masked positions. */
-            if (options.weight == DLM_WEIGHT_FLAT) CHECK_CLOSE(d->scale * (double)batch->tokens, 1, 1e-9);
+            double chance = chance_of(options.schedule, d->n, d->masked);
+            double want = w / dlm__sigma_slope(options.schedule, d->t) /
+                          ((double)batch->tokens * (double)d->masked * chance);
+            CHECK_CLOSE(d->scale, want, 1e-9 * want);
         }
         dlm__global_batch_free(batch);
     }

@@ -174,6 +174,37 @@ TEST(independent_masks) {
     }
 }
 
+/* On the cosine schedule: each count as often as its chance says, from the stratum that its time is in. */
+TEST(counts_of_the_cosine) {
+    enum { STRATA = 8, ROUNDS = 20000 };
+    static const size_t lengths[] = {1, 2, 13, 1500};
+    for (size_t i = 0; i < 4; i++) {
+        const size_t n = lengths[i];
+        static size_t seen[1501];
+        memset(seen, 0, sizeof seen);
+        dlm_rng rng = dlm__rng(4, DLM_RNG_TEST, (uint32_t)n, 0);
+        check_context("n %zu", n);
+        for (int round = 0; round < ROUNDS; round++)
+            for (size_t s = 0; s < STRATA; s++) {
+                const size_t k = dlm__stratified_count(&rng, DLM_SCHEDULE_COSINE, n, s, STRATA);
+                REQUIRE(k >= 1 && k <= n);
+                const double above = acos(1 - (double)k / (double)n) / acos(0);
+                const double below = acos(1 - (double)(k - 1) / (double)n) / acos(0);
+                REQUIRE(above > (double)s / STRATA - 1e-9 && below < (double)(s + 1) / STRATA + 1e-9);
+                seen[k]++;
+            }
+        const double total = (double)STRATA * ROUNDS;
+        double sum = 0;
+        for (size_t k = 1; k <= n; k++) {
+            const double p = dlm__count_chance(DLM_SCHEDULE_COSINE, n, k);
+            sum += p;
+            CHECK_CLOSE((double)seen[k] / total, p, 5 * sqrt(p / total));
+        }
+        CHECK_CLOSE(sum, 1, 1e-12);
+        CHECK_CLOSE(dlm__count_chance(DLM_SCHEDULE_COSINE, n, 1), acos(1 - 1 / (double)n) / acos(0), 1e-12);
+    }
+}
+
 TEST(stratified_counts) {
     enum { STRATA = 8, ROUNDS = 20000 };
     for (size_t n = 1; n <= 13; n += 4) {
@@ -181,13 +212,16 @@ TEST(stratified_counts) {
         dlm_rng rng = dlm__rng(3, DLM_RNG_TEST, (uint32_t)n, 0);
         for (int round = 0; round < ROUNDS; round++)
             for (size_t s = 0; s < STRATA; s++) {
-                size_t k = dlm__stratified_count(&rng, n, s, STRATA);
+                size_t k = dlm__stratified_count(&rng, DLM_SCHEDULE_LINEAR, n, s, STRATA);
                 REQUIRE(k >= 1 + n * s / STRATA && k <= 1 + (n * (s + 1) - 1) / STRATA);
                 seen[k]++;
             }
         check_context("n %zu", n);
         const double total = (double)STRATA * ROUNDS, p = 1 / (double)n;
-        for (size_t k = 1; k <= n; k++) CHECK_CLOSE((double)seen[k] / total, p, 4.5 * sqrt(p / total));
+        for (size_t k = 1; k <= n; k++) {
+            CHECK_CLOSE(dlm__count_chance(DLM_SCHEDULE_LINEAR, n, k), p, 1e-15);
+            CHECK_CLOSE((double)seen[k] / total, p, 4.5 * sqrt(p / total));
+        }
     }
     CHECK_INT_EQ(dlm__count_at(7, 0), 1);
     CHECK_INT_EQ(dlm__count_at(7, 1), 7);
