@@ -1,7 +1,6 @@
 /* generate: samples texts. */
 #include "commands.h"
 
-#include "models.h"
 #include "samples.h"
 #include "terminal.h"
 
@@ -125,8 +124,8 @@ static int add_text(batch *sequences, const dlm_model *model, const prompt *star
     return EXIT_DONE;
 }
 
-static int generate(const generate_settings *settings, const dlm_model *model, const prompt *start,
-                    writer *to) {
+static int generate(const generate_settings *settings, const prompt *start, writer *to) {
+    const dlm_model *model = to->model;
     dlm_error err = {0};
     batch sequences = {0};
     dlm_sample_options sample = settings->sample;
@@ -155,24 +154,14 @@ static int generate(const generate_settings *settings, const dlm_model *model, c
 
 static int run(const void *given) {
     const generate_settings *settings = given;
-    if (settings->watched && settings->shared.json) {
-        (void)fail("--watch and --json exclude each other");
-        return EXIT_USAGE;
-    }
-    catch_signals();
-    dlm_model *model;
-    int status = load_model(&settings->model, &model);
-    if (status != EXIT_DONE) return status;
-    writer to = {0};
+    writer to;
     prompt start = {0};
-    status = read_prompt(settings, model, &start);
-    if (status == EXIT_DONE) status = check_lengths(settings, model, &start);
-    if (status == EXIT_DONE)
-        status = open_writer(&to, model, settings->shared.seed, settings->shared.json, settings->watched);
-    if (status == EXIT_DONE) status = generate(settings, model, &start, &to);
-    close_writer(&to);
+    int status = open_writer(&to, &settings->shared, &settings->model, settings->watched);
+    if (status == EXIT_DONE) status = read_prompt(settings, to.model, &start);
+    if (status == EXIT_DONE) status = check_lengths(settings, to.model, &start);
+    if (status == EXIT_DONE) status = generate(settings, &start, &to);
     dlm_free(start.ids);
-    dlm_model_free(model);
+    close_writer(&to);
     return status;
 }
 

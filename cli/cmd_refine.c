@@ -1,7 +1,6 @@
 /* refine: remasks parts of given texts and draws them anew. */
 #include "commands.h"
 
-#include "models.h"
 #include "texts.h"
 #include "samples.h"
 #include "terminal.h"
@@ -55,7 +54,8 @@ static int add_text(batch *sequences, const dlm_model *model, const char *text, 
     size_t length = n + ends, most = dlm_model_config(model)->max_seq_len;
     int status = EXIT_DONE;
     if (length > most)
-        status = fail("text %zu has %zu tokens, and the model takes at most %zu", number, length, most);
+        status = fail("text %zu has %zu tokens%s, and the model takes at most %zu; a shorter text goes",
+                      number, length, ends ? " with its end" : "", most);
     else if (n == 0)
         status = fail("text %zu is empty", number);
     size_t at = status == EXIT_DONE ? add_sequence(sequences, length) : SIZE_MAX;
@@ -88,8 +88,8 @@ static int read_batch(dlm_documents *documents, const dlm_model *model, size_t a
     return status;
 }
 
-static int refine(const refine_settings *settings, const dlm_model *model, dlm_documents *documents,
-                  writer *to) {
+static int refine(const refine_settings *settings, dlm_documents *documents, writer *to) {
+    const dlm_model *model = to->model;
     batch sequences = {0};
     dlm_refine_options how = settings->refine;
     how.seed = settings->shared.seed;
@@ -115,27 +115,18 @@ static int refine(const refine_settings *settings, const dlm_model *model, dlm_d
 
 static int run(const void *given) {
     const refine_settings *settings = given;
-    if (settings->watched && settings->shared.json) {
-        (void)fail("--watch and --json exclude each other");
-        return EXIT_USAGE;
-    }
-    catch_signals();
-    dlm_model *model;
-    int status = load_model(&settings->model, &model);
-    if (status != EXIT_DONE) return status;
-    writer to = {0};
+    writer to;
     dlm_documents *documents = NULL;
-    if (dlm_model_tokenizer(model) == NULL)
-        status = fail("%s: there is no tokenizer beside this model; -t names one", dlm_model_source(model));
     size_t n;
     const char *const *paths = paths_or_stdin(&settings->shared, &n);
+    int status = open_writer(&to, &settings->shared, &settings->model, settings->watched);
+    if (status == EXIT_DONE && dlm_model_tokenizer(to.model) == NULL)
+        status =
+            fail("%s: there is no tokenizer beside this model; -t names one", dlm_model_source(to.model));
     if (status == EXIT_DONE) status = open_documents(paths, n, &settings->text, &documents);
-    if (status == EXIT_DONE)
-        status = open_writer(&to, model, settings->shared.seed, settings->shared.json, settings->watched);
-    if (status == EXIT_DONE) status = refine(settings, model, documents, &to);
-    close_writer(&to);
+    if (status == EXIT_DONE) status = refine(settings, documents, &to);
     dlm_documents_close(documents);
-    dlm_model_free(model);
+    close_writer(&to);
     return status;
 }
 

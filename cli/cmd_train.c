@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct train_settings {
     common shared;
@@ -82,6 +83,15 @@ static void adjust(void *settings) {
 }
 
 #define TRAIN_ROW(field, ...) OPTION_INNER_ROW(train_settings, train, dlm_train_options, field, __VA_ARGS__)
+#define SIZE_ROW(field, option, least, most, text)                                                    \
+    TRAIN_ROW(field, .name = option, .kind = OPTION_SIZE, .argument = "N", .min = least, .max = most, \
+              .help = text)
+#define COUNT_ROW(field, option, text) SIZE_ROW(field, option, 0, OPTION_COUNT_MAX, text)
+#define REAL_ROW(field, option, least, most, text)                                                    \
+    TRAIN_ROW(field, .name = option, .kind = OPTION_REAL, .argument = "X", .min = least, .max = most, \
+              .help = text)
+#define CHOICE_ROW(field, option, words, text) \
+    TRAIN_ROW(field, .name = option, .kind = OPTION_CHOICE, .choices = words, .help = text)
 
 static const option options[] = {
     TRAIN_ROW(run, .name = "output", .letter = 'o', .kind = OPTION_TEXT, .argument = "RUN", .required = true,
@@ -94,68 +104,46 @@ static const option options[] = {
               .help = "go on with RUN; other options are as they were, and a new length may be given"),
     TRAIN_ROW(init, .name = "init", .kind = OPTION_TEXT, .argument = "MODEL",
               .help = "begin with the weights of a model"),
-    TRAIN_ROW(steps, .name = "steps", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = OPTION_COUNT_MAX,
-              .help = "how long: optimiser steps"),
-    TRAIN_ROW(epochs, .name = "epochs", .kind = OPTION_REAL, .argument = "X", .min = 0.001, .max = 1e6,
-              .help = "or passes over the data"),
-    TRAIN_ROW(minutes, .name = "minutes", .kind = OPTION_REAL, .argument = "X", .min = 0.01, .max = 1e6,
-              .help = "or by the clock, with the learning rate; such a run does not repeat bit for bit"),
+    SIZE_ROW(steps, "steps", 1, OPTION_COUNT_MAX, "how long: optimiser steps"),
+    REAL_ROW(epochs, "epochs", 0.001, 1e6, "or passes over the data"),
+    REAL_ROW(minutes, "minutes", 0.01, 1e6,
+             "or by the clock, with the learning rate; such a run does not repeat bit for bit"),
     OPTION_ROW(train_settings, preset, .name = "preset", .kind = OPTION_CHOICE, .choices = preset_choices,
                .help = "channels, blocks and heads: 128, 4, 4; 256, 8, 8; or 768, 12, 12"),
-    TRAIN_ROW(hidden_size, .name = "hidden", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 65536,
-              .help = "channels"),
-    TRAIN_ROW(depth, .name = "depth", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 1000,
-              .help = "blocks"),
-    TRAIN_ROW(num_heads, .name = "heads", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 1024,
-              .help = "attention heads, a divisor of the channels"),
-    TRAIN_ROW(mlp_ratio, .name = "mlp-ratio", .kind = OPTION_REAL, .argument = "X", .min = 0.01, .max = 64,
-              .help = "hidden channels of a block's MLP, in multiples of its channels"),
-    TRAIN_ROW(seq_len, .name = "seq-len", .kind = OPTION_SIZE, .argument = "N", .min = 2, .max = 65536,
-              .help = "tokens of the longest sequence"),
-    TRAIN_ROW(time, .name = "time", .kind = OPTION_CHOICE, .choices = time_choices,
-              .help = "how the model learns the time: not at all, or as the original does"),
-    TRAIN_ROW(position, .name = "position", .kind = OPTION_CHOICE, .choices = position_choices,
-              .help = "learned positions, or rotary ones too"),
-    TRAIN_ROW(recipe, .name = "recipe", .kind = OPTION_CHOICE, .choices = recipe_choices,
-              .help = "all other defaults: what trains fast, or what the original program did"),
-    TRAIN_ROW(batch, .name = "batch", .kind = OPTION_SIZE, .argument = "N", .min = 1, .max = 1e6,
-              .help = "sequences in a step"),
-    TRAIN_ROW(optimizer, .name = "optimizer", .kind = OPTION_CHOICE, .choices = optimizer_choices,
-              .help = "Muon is for the blocks' matrices, the rest stays with AdamW"),
-    TRAIN_ROW(lr, .name = "lr", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 100,
-              .help = "the highest learning rate"),
-    TRAIN_ROW(warmup, .name = "warmup", .kind = OPTION_SIZE, .argument = "N", .min = 0,
-              .max = OPTION_COUNT_MAX, .help = "steps until the learning rate is at its highest"),
-    TRAIN_ROW(min_lr_ratio, .name = "min-lr-ratio", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1,
-              .help = "the last learning rate, as a share of the highest"),
-    TRAIN_ROW(weight_decay, .name = "weight-decay", .kind = OPTION_REAL, .argument = "X", .min = 0,
-              .max = 100, .help = "decoupled, of every parameter"),
-    TRAIN_ROW(clip, .name = "clip", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1e6,
-              .help = "the largest norm of the gradient; 0: any"),
-    TRAIN_ROW(ema, .name = "ema", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1,
-              .help = "decay of the moving average of the weights"),
-    TRAIN_ROW(weight, .name = "weight", .kind = OPTION_CHOICE, .choices = weight_choices,
-              .help = "how the noise levels are weighted; elbo makes the loss the likelihood bound"),
-    TRAIN_ROW(schedule, .name = "schedule", .kind = OPTION_CHOICE, .choices = schedule_choices,
-              .help = "the masking schedule"),
-    TRAIN_ROW(tail_share, .name = "tail-share", .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1,
-              .help = "the share of sequences with end tokens behind their end, from which it learns to end"),
-    TRAIN_ROW(precision, .name = "precision", .kind = OPTION_CHOICE, .choices = precision_choices,
-              .help = "of matrix products; auto is bf16 where the processor multiplies it"),
-    TRAIN_ROW(micro_tokens, .name = "micro-tokens", .kind = OPTION_SIZE, .argument = "N", .min = 1,
-              .max = 1e8, .help = "tokens of one pass; a step of more sums over several"),
-    TRAIN_ROW(log_every, .name = "log-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
-              .max = OPTION_COUNT_MAX, .help = "steps between lines of the log; 0: none"),
-    TRAIN_ROW(eval_every, .name = "eval-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
-              .max = OPTION_COUNT_MAX, .help = "steps between evaluations; 0: none"),
-    TRAIN_ROW(eval_documents, .name = "eval-documents", .kind = OPTION_SIZE, .argument = "N", .min = 0,
-              .max = OPTION_COUNT_MAX, .help = "documents that an evaluation reads at most; 0: all"),
-    TRAIN_ROW(sample_every, .name = "sample-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
-              .max = OPTION_COUNT_MAX, .help = "steps between sample texts; 0: none"),
-    TRAIN_ROW(save_every, .name = "save-every", .kind = OPTION_SIZE, .argument = "N", .min = 0,
-              .max = OPTION_COUNT_MAX, .help = "steps between checkpoints; 0: only the last"),
-    TRAIN_ROW(keep, .name = "keep", .kind = OPTION_SIZE, .argument = "N", .min = 0, .max = OPTION_COUNT_MAX,
-              .help = "checkpoints kept, besides the best and the latest; 0: all"),
+    SIZE_ROW(hidden_size, "hidden", 1, 65536, "channels"),
+    SIZE_ROW(depth, "depth", 1, 1000, "blocks"),
+    SIZE_ROW(num_heads, "heads", 1, 1024, "attention heads, a divisor of the channels"),
+    REAL_ROW(mlp_ratio, "mlp-ratio", 0.01, 64,
+             "hidden channels of a block's MLP, in multiples of its channels"),
+    SIZE_ROW(seq_len, "seq-len", 2, 65536, "tokens of the longest sequence"),
+    CHOICE_ROW(time, "time", time_choices,
+               "how the model learns the time: not at all, or as the original does"),
+    CHOICE_ROW(position, "position", position_choices, "learned positions, or rotary ones too"),
+    CHOICE_ROW(recipe, "recipe", recipe_choices,
+               "all other defaults: what trains fast, or what the original program did"),
+    SIZE_ROW(batch, "batch", 1, 1e6, "sequences in a step"),
+    CHOICE_ROW(optimizer, "optimizer", optimizer_choices,
+               "Muon is for the blocks' matrices, the rest stays with AdamW"),
+    REAL_ROW(lr, "lr", 0, 100, "the highest learning rate"),
+    COUNT_ROW(warmup, "warmup", "steps until the learning rate is at its highest"),
+    REAL_ROW(min_lr_ratio, "min-lr-ratio", 0, 1, "the last learning rate, as a share of the highest"),
+    REAL_ROW(weight_decay, "weight-decay", 0, 100, "decoupled, of every parameter"),
+    REAL_ROW(clip, "clip", 0, 1e6, "the largest norm of the gradient; 0: any"),
+    REAL_ROW(ema, "ema", 0, 1, "decay of the moving average of the weights"),
+    CHOICE_ROW(weight, "weight", weight_choices,
+               "how the noise levels are weighted; elbo makes the loss the likelihood bound"),
+    CHOICE_ROW(schedule, "schedule", schedule_choices, "the masking schedule"),
+    REAL_ROW(tail_share, "tail-share", 0, 1,
+             "the share of sequences with end tokens behind their end, from which it learns to end"),
+    CHOICE_ROW(precision, "precision", precision_choices,
+               "of matrix products; auto is bf16 where the processor multiplies it"),
+    SIZE_ROW(micro_tokens, "micro-tokens", 1, 1e8, "tokens of one pass; a step of more sums over several"),
+    COUNT_ROW(log_every, "log-every", "steps between lines of the log; 0: none"),
+    COUNT_ROW(eval_every, "eval-every", "steps between evaluations; 0: none"),
+    COUNT_ROW(eval_documents, "eval-documents", "documents that an evaluation reads at most; 0: all"),
+    COUNT_ROW(sample_every, "sample-every", "steps between sample texts; 0: none"),
+    COUNT_ROW(save_every, "save-every", "steps between checkpoints; 0: only the last"),
+    COUNT_ROW(keep, "keep", "checkpoints kept, besides the best and the latest; 0: all"),
     OPTION_ROW(train_settings, tokenizer, .name = "tokenizer", .letter = 't', .kind = OPTION_TEXT,
                .argument = "DIR", .help = "with FILE...: a tokenizer to use in place of a new one"),
     OPTION_ROW(train_settings, vocab_size, .name = "vocab-size", .kind = OPTION_SIZE, .argument = "N",
@@ -183,18 +171,25 @@ static bool exists(const char *path) {
     return stat(path, &facts) == 0;
 }
 
-/* Are there shards in RUN already, made from text files before it was stopped? */
-static bool has_data(const train_settings *settings) {
-    char *data = settings->train.resume ? join(settings->train.run, "data") : NULL;
-    bool there = data != NULL && exists(data);
-    free(data);
+/* Is there a file or folder of that name in RUN? */
+static bool run_has(const train_settings *settings, const char *name) {
+    char *path = join(settings->train.run, name);
+    bool there = path != NULL && exists(path);
+    free(path);
     return there;
+}
+
+/* Is RUN only what text files were made into before it was stopped? Then there is nothing to go on with but
+ * that. */
+static bool only_prepared(const train_settings *settings) {
+    return !run_has(settings, "log.csv") && !run_has(settings, "checkpoints") &&
+           (run_has(settings, "tokenizer") || run_has(settings, "data"));
 }
 
 static int check_usage(const train_settings *settings) {
     const char *wrong = NULL;
     bool files = settings->shared.n_operands > 0;
-    if (!files && settings->train.data == NULL && !has_data(settings))
+    if (!files && settings->train.data == NULL && !(settings->train.resume && run_has(settings, "data")))
         wrong = "what to train on is missing: -d DATA or FILE...";
     else if (files && settings->train.data != NULL && settings->shared.kept == NULL)
         wrong = "-d DATA and FILE... exclude each other";
@@ -376,7 +371,11 @@ static void show_events(run_state *run) {
         say("step %zu: held-out NELBO %.4f nats per token, cross-entropy %.4f, perplexity %.2f", report->step,
             report->eval_nelbo, report->eval_ce, report->eval_ppl);
     }
-    if (report->sample != NULL) say("step %zu writes: %s\n", report->step, report->sample);
+    if (report->sample != NULL && !run->settings->shared.quiet) {
+        say("step %zu writes:", report->step);
+        (void)write_text(stderr, isatty(STDERR_FILENO), report->sample, strlen(report->sample));
+        (void)fputs("\n\n", stderr);
+    }
     if (report->saved && run->settings->shared.verbose)
         say("step %zu: saved %s", report->step, report->checkpoint);
 }
@@ -408,6 +407,11 @@ static int train_to_end(run_state *run) {
         dlm_error err = {0};
         if (dlm_trainer_step(run->trainer, &run->report, &finished, &err) != DLM_OK)
             return fail("%s", err.message);
+        if (!run->report.stepped) {
+            say("%s had done its %zu steps already; --resume --steps N goes further",
+                run->settings->train.run, run->report.step);
+            break;
+        }
         show_events(run);
         show_progress(run, finished);
         if (stop_signal() != 0 && !finished) return stop(run);
@@ -425,6 +429,7 @@ static int train(const train_settings *settings, const char *data) {
     dlm_error err = {0};
     train_options.data = data;
     train_options.seed = settings->shared.seed;
+    train_options.resume = settings->train.resume && !only_prepared(settings);
     if (dlm_trainer_create(&train_options, &run.trainer, &err) != DLM_OK) return fail_with(&err);
     say_start(&run);
     int status = train_to_end(&run);
@@ -438,8 +443,12 @@ static int run(const void *given) {
     if (status != EXIT_DONE) return status;
     if (!settings->train.resume && exists(settings->train.run))
         return fail("%s is already there; --resume goes on with it", settings->train.run);
+    if (settings->train.resume && !exists(settings->train.run))
+        return fail("%s: there is no such run to resume", settings->train.run);
     if (settings->recall.status != DLM_OK && settings->recall.status != DLM_NOT_FOUND)
         return fail("%s", settings->recall.message);
+    dlm_error err = {0};
+    if (dlm_train_check(&settings->train, &err) != DLM_OK) return fail_with(&err);
     catch_signals();
     if (settings->train.data != NULL && settings->shared.n_operands == 0)
         return train(settings, settings->train.data);

@@ -65,18 +65,26 @@ size_t sequences_at_once(const dlm_model *model, size_t length) {
 /* ---- output -----------------------------------------------------------------------------------------------
  */
 
-int open_writer(writer *to, const dlm_model *model, uint64_t seed, bool json, bool watched) {
-    *to = (writer){.model = model, .seed = seed, .json = json, .first = seconds_now()};
-    if (dlm_model_tokenizer(model) == NULL && !json)
+int open_writer(writer *to, const common *shared, const model_choice *choice, bool watched) {
+    *to = (writer){.seed = shared->seed, .json = shared->json, .terminal = isatty(STDOUT_FILENO)};
+    if (watched && to->json) {
+        (void)fail("--watch and --json exclude each other");
+        return EXIT_USAGE;
+    }
+    catch_signals();
+    int status = load_model(choice, &to->model);
+    if (status != EXIT_DONE) return status;
+    if (dlm_model_tokenizer(to->model) == NULL && !to->json)
         return fail("%s: there is no tokenizer beside this model; -t names one, --json writes ids",
-                    dlm_model_source(model));
+                    dlm_model_source(to->model));
     if (!watched || !can_redraw(STDOUT_FILENO)) return EXIT_DONE;
-    to->shown = watch_open(model);
+    to->shown = watch_open(to->model);
     return to->shown == NULL ? fail("out of memory") : EXIT_DONE;
 }
 
 void close_writer(writer *to) {
     watch_close(to->shown);
+    dlm_model_free(to->model);
 }
 
 void begin_batch(writer *to) {
@@ -113,7 +121,7 @@ static int write_one(const writer *to, size_t index, const int32_t *ids, size_t 
     if (to->json) {
         status = write_json(to, index, ids, n, text, bytes);
     } else {
-        (void)fwrite(text, 1, bytes, stdout);
+        (void)write_text(stdout, to->terminal, text, bytes);
         (void)fputs(to->shown == NULL ? "\n<|endoftext|>\n" : "\n\n", stdout);
         status = flush_output();
     }

@@ -2,6 +2,7 @@
 #ifndef DLM_CLI_SAMPLES_H
 #define DLM_CLI_SAMPLES_H
 
+#include "models.h"
 #include "watch.h"
 
 #include "diffusionlm.h"
@@ -29,20 +30,21 @@ void free_batch(batch *sequences);
 size_t sequences_at_once(const dlm_model *model, size_t length);
 
 typedef struct writer {
-    const dlm_model *model;
+    dlm_model *model;
     uint64_t seed;
     bool json;
+    bool terminal;   /* the texts go to one */
     watch *shown;    /* NULL, or texts are drawn while they come, one at a time */
     size_t done;     /* texts written before this batch */
     size_t all;      /* of how many, for progress */
     size_t forwards; /* of this batch, by on_step */
     double started;  /* this batch */
-    double first;    /* the first batch */
 } writer;
 
-/* Checks that texts can be written as asked, and opens a watch if asked and the output is a terminal.
- * EXIT_DONE, or said why not. */
-int open_writer(writer *to, const dlm_model *model, uint64_t seed, bool json, bool watched);
+/* What both commands begin with: catches signals, loads the model, checks that its texts can be written as
+ * asked, and opens a watch if asked and the output is a terminal. EXIT_DONE, or said why not; to be closed
+ * either way. */
+int open_writer(writer *to, const common *shared, const model_choice *choice, bool watched);
 void close_writer(writer *to);
 /* Before each batch. */
 void begin_batch(writer *to);

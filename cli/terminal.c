@@ -40,6 +40,24 @@ void say(const char *format, ...) {
     va_end(values);
 }
 
+/* Bytes of the control character at the start of n bytes of UTF-8, 0 when it is none: those of ASCII, and
+ * U+0080 to U+009F, which some terminals obey too. */
+static size_t control_bytes(const char *text, size_t n) {
+    unsigned char c = (unsigned char)text[0], next = n > 1 ? (unsigned char)text[1] : 0;
+    if (c == 0xC2 && next >= 0x80 && next < 0xA0) return 2;
+    return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F;
+}
+
+bool write_text(FILE *file, bool terminal, const char *text, size_t n) {
+    static const char replacement[] = "\uFFFD";
+    if (!terminal) return fwrite(text, 1, n, file) == n;
+    for (size_t i = 0, bytes; i<n; i += bytes> 0 ? bytes : 1) {
+        bytes = control_bytes(text + i, n - i);
+        if ((bytes > 0 ? fputs(replacement, file) : putc(text[i], file)) == EOF) return false;
+    }
+    return true;
+}
+
 int fail(const char *format, ...) {
     va_list values;
     va_start(values, format);

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -18,6 +19,9 @@ void be_quiet(void);
 
 /* A line on standard error. */
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);
+/* Writes text that a model made: where `terminal`, what would be read there as a control character (all but
+ * line ends and tabs) becomes U+FFFD. False when writing failed. */
+bool write_text(FILE *file, bool terminal, const char *text, size_t n);
 /* "diffusionlm: " and the sentence, on standard error, and EXIT_FAILED. */
 __attribute__((format(printf, 1, 2))) int fail(const char *format, ...);
 /* The same of a failed library call; when a signal had asked to stop, says just that and gives its status. */

@@ -445,8 +445,13 @@ typedef struct dlm_train_options {
 /* Defaults of a recipe. */
 DLM_API dlm_train_options dlm_train_defaults(dlm_recipe recipe);
 
+/* Whether options can be what a run is trained with, before any data is there: their ranges, and whether they
+ * agree with each other. dlm_trainer_create asks the same. */
+DLM_API dlm_status dlm_train_check(const dlm_train_options *options, dlm_error *err);
+
 /* What a step did. */
 typedef struct dlm_train_report {
+    bool stepped; /* a step was taken; else the run was complete already, and loss, lr, grad_norm are 0 */
     size_t step, steps; /* steps done, of how many (0: ends by the clock) */
     double share;       /* of the run that is done, 0 .. 1 */
     double epoch;

@@ -18,12 +18,9 @@ if [ ! -f "$run/finished" ]; then
     echo "Training a small model for five minutes; its stories will be rough."
     resume=
     [ ! -d "$run" ] || resume=--resume
-    if [ -n "$resume" ]; then
-        "$program" train -o "$run" --resume
-    else
-        "$program" train corpus/tinystories-train.txt.zst -o "$run" --preset tiny --seq-len 128 --vocab-size 2048 \
-            --minutes 5 --save-every 200
-    fi
+    # All options again: a run stopped before its first checkpoint remembers none.
+    "$program" train corpus/tinystories-train.txt.zst -o "$run" --preset tiny --seq-len 128 --vocab-size 2048 \
+        --minutes 5 --save-every 200 $resume
     touch "$run/finished"
 fi
 echo

@@ -106,6 +106,7 @@ static dlm_status take_step(dlm_trainer *t, dlm_train_report *report, dlm_error 
     t->before.row_seconds += seconds;
     double now = (double)t->batch->tokens / fmax(seconds, 1e-9);
     t->rate = t->rate > 0 ? 0.9 * t->rate + 0.1 * now : now;
+    report->stepped = true;
     report->loss = loss;
     report->lr = lr;
     report->grad_norm = norm;

@@ -11,7 +11,8 @@
 struct json_t;
 
 /* Ranges and what does not go together. */
-dlm_status dlm__train_options_check(const dlm_train_options *options, dlm_error *err);
+/* The configuration of the model that options train on a vocabulary of that size. */
+dlm_config dlm__train_config(const dlm_train_options *options, size_t vocab_size);
 /* All options but the paths as a JSON object, in a fixed order; NULL without memory. */
 struct json_t *dlm__train_options_json(const dlm_train_options *options);
 /* The reverse: fills all of them, each of which must be there; name is for messages. */

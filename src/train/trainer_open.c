@@ -63,23 +63,6 @@ static dlm_status open_data(dlm_trainer *t, const dlm_train_options *o, dlm_erro
 
 /* ---- opening: model and batch ------------------------------------------------------------------------- */
 
-static dlm_config config_of(const dlm_trainer *t) {
-    const dlm_train_options *o = &t->options;
-    return (dlm_config){.vocab_size = dlm_tokenizer_describe(dlm_data_tokenizer(t->data)).vocab_size,
-                        .max_seq_len = o->seq_len,
-                        .hidden_size = o->hidden_size,
-                        .depth = o->depth,
-                        .num_heads = o->num_heads,
-                        .mlp_ratio = o->mlp_ratio,
-                        .time = o->time,
-                        .position = o->position,
-                        .schedule = o->schedule,
-                        .end_token = o->recipe == DLM_RECIPE_DEFAULT,
-                        .padded = o->recipe == DLM_RECIPE_ORIGINAL,
-                        .tail_share = o->tail_share,
-                        .recipe = o->recipe};
-}
-
 static dlm_status batch_options(const dlm_trainer *t, dlm_batch_options *b, dlm_error *err) {
     const dlm_train_options *o = &t->options;
     dlm_tokenizer_info info = dlm_tokenizer_describe(dlm_data_tokenizer(t->data));
@@ -104,7 +87,8 @@ static dlm_status batch_options(const dlm_trainer *t, dlm_batch_options *b, dlm_
 
 static dlm_status open_network(dlm_trainer *t, dlm_error *err) {
     dlm_batch_options options;
-    dlm_config config = config_of(t);
+    size_t vocab_size = dlm_tokenizer_describe(dlm_data_tokenizer(t->data)).vocab_size;
+    dlm_config config = dlm__train_config(&t->options, vocab_size);
     dlm_dtype type = t->options.precision == DLM_PRECISION_BF16 ? DLM_BF16 : DLM_F32;
     DLM_TRY(batch_options(t, &options, err));
     DLM_TRY(dlm__layout_create(&config, &t->layout, err));
@@ -249,7 +233,7 @@ dlm_status dlm_trainer_create(const dlm_train_options *options, dlm_trainer **tr
     *trainer = NULL;
     if (options->data == NULL || options->run == NULL)
         return dlm__fail(err, DLM_ARGUMENT, "training needs a folder of data and one for the run");
-    DLM_TRY(dlm__train_options_check(options, err));
+    DLM_TRY(dlm_train_check(options, err));
     dlm_trainer *made = dlm__calloc(1, sizeof *made);
     if (made == NULL) return dlm__fail_memory(err, "a trainer", sizeof *made);
     made->options = *options;

@@ -109,6 +109,7 @@ static const option_row rows[] = {
     SIZE_OF(keep, false, 0, 1e9),
 };
 enum { ROWS = sizeof rows / sizeof *rows };
+enum { ANY_VOCABULARY = 1024 }; /* the data's own is checked with the data */
 
 /* The name of an enum's value, NULL behind the last. */
 static const char *enum_name(option_kind kind, int value) {
@@ -166,7 +167,23 @@ static dlm_status check_row(const dlm_train_options *options, const option_row *
     }
 }
 
-dlm_status dlm__train_options_check(const dlm_train_options *options, dlm_error *err) {
+dlm_config dlm__train_config(const dlm_train_options *options, size_t vocab_size) {
+    return (dlm_config){.vocab_size = vocab_size,
+                        .max_seq_len = options->seq_len,
+                        .hidden_size = options->hidden_size,
+                        .depth = options->depth,
+                        .num_heads = options->num_heads,
+                        .mlp_ratio = options->mlp_ratio,
+                        .time = options->time,
+                        .position = options->position,
+                        .schedule = options->schedule,
+                        .end_token = options->recipe == DLM_RECIPE_DEFAULT,
+                        .padded = options->recipe == DLM_RECIPE_ORIGINAL,
+                        .tail_share = options->tail_share,
+                        .recipe = options->recipe};
+}
+
+dlm_status dlm_train_check(const dlm_train_options *options, dlm_error *err) {
     for (size_t i = 0; i < ROWS; i++) DLM_TRY(check_row(options, &rows[i], err));
     if (options->recipe == DLM_RECIPE_ORIGINAL && options->tail_share > 0)
         return dlm__fail(err, DLM_ARGUMENT,
@@ -174,7 +191,8 @@ dlm_status dlm__train_options_check(const dlm_train_options *options, dlm_error 
                          options->tail_share);
     if (options->minutes <= 0 && options->steps == 0 && options->epochs <= 0)
         return dlm__fail(err, DLM_ARGUMENT, "minutes, steps and epochs are all 0: one must say how long");
-    return DLM_OK;
+    dlm_config config = dlm__train_config(options, ANY_VOCABULARY);
+    return dlm__config_check(&config, "training options", err);
 }
 
 /* ---- trainer.json ------------------------------------------------------------------------------------- */
@@ -238,7 +256,7 @@ dlm_status dlm__train_options_parse(const char *name, const json_t *json, dlm_tr
                              rows[i].name);
     }
     dlm_error why;
-    if (dlm__train_options_check(options, &why) != DLM_OK)
+    if (dlm_train_check(options, &why) != DLM_OK)
         return dlm__fail(err, DLM_FORMAT, "%s: %s", name, why.message);
     return DLM_OK;
 }

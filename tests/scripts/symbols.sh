@@ -25,9 +25,7 @@ nm -g --defined-only "$OUT"/libdiffusionlm.a | awk 'NF == 3 { print $3 }' | sort
 comm -23 "$work/exported" "$work/declared" > "$work/undeclared"
 report 'exported, but not in diffusionlm.h' "$work/undeclared"
 comm -13 "$work/exported" "$work/declared" > "$work/missing"
-if [ -s "$work/missing" ]; then
-    echo "note: declared, but not exported: $(tr '\n' ' ' < "$work/missing")"
-fi
+report 'in diffusionlm.h, but not exported' "$work/missing"
 grep -v '^dlm_' "$work/global" > "$work/foreign" || true
 report 'a global name that does not start with dlm_' "$work/foreign"
 grep -v '^dlm__' "$work/global" | comm -23 - "$work/declared" > "$work/public" || true
