@@ -1,27 +1,10 @@
 #!/bin/sh
 # `make install` to a folder, a small program compiled against what lies there, with the shared and with the static
 # library, and `make uninstall`.
-set -u
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. tests/script.sh
 prefix=/opt/diffusionlm
 there=$work/root$prefix
 tokenizer=$GOLDEN/tokenizer/stories_1024/tokenizer.json
-passed=0
-failed=0
-
-# check WHAT COMMAND...
-check() {
-    what=$1
-    shift
-    if "$@" > "$work/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        echo "failed: $what: $*"
-        cat "$work/log"
-        failed=$((failed + 1))
-    fi
-}
 
 make_it() {
     # The outer make's job slots are not for this one.
@@ -91,5 +74,4 @@ if [ -f "$PROGRAM" ]; then
 fi
 check 'make uninstall' make_it uninstall
 check 'nothing is left' files_left
-echo "$passed passed, $failed failed"
-[ $failed = 0 ]
+finish

@@ -1,0 +1,116 @@
+#!/bin/sh
+# The command on a model: generate, refine, eval, info.
+. tests/script.sh
+corpus 120 text
+R=$work/run
+succeeds 'train' train "$work/text" -o "$R" --vocab-size 300 --hidden 16 --depth 1 --heads 2 --seq-len 64 --batch 4 \
+    --steps 30 --eval-every 0 --sample-every 0 --quiet --threads 1
+M=$(ls -d "$R"/checkpoints/step-*)
+generate_keys='text ids seed index forwards seconds'
+eval_keys='eval_ce perplexity nelbo_nats_per_token standard_error standard_error_documents bits_per_byte tokens bytes seconds'
+end_lines() { [ "$(grep -c '^<|endoftext|>$' "$work/out")" = "$1" ]; }
+# The ids of line $2 of file $1, and how many they are.
+ids() { sed -n "$2p" "$1" | sed 's/.*"ids":\[\([0-9,]*\)\].*/\1/'; }
+count() { ids "$1" "$2" | tr ',' '\n' | wc -l; }
+has_length() { [ "$(count "$work/out" 1)" = "$1" ]; }
+same_ids() { [ "$(ids "$1" "$2")" = "$(ids "$3" "$4")" ]; }
+
+# ---- generate -------------------------------------------------------------------------------------------------------------
+succeeds 'generate' generate --model "$R" --count 3 --seed 7 --watch
+check 'a line <|endoftext|> behind each text' end_lines 3
+check 'nothing for terminals in a file' sh -c "! grep -q '$(printf '\033')\[' '$work/out'"
+cp "$work/out" "$work/texts"
+succeeds 'generate again' generate -m "$M" -n 3 --seed=7 --quiet
+check 'the same seed repeats it, by run or by checkpoint' cmp "$work/out" "$work/texts"
+succeeds 'another seed' generate -m "$R" -n 3 --seed 8
+check 'gives other texts' sh -c "! cmp -s '$work/out' '$work/texts'"
+succeeds 'it can be read back' prepare "$work/texts" -t "$R/tokenizer" -o "$work/back" --quiet
+succeeds 'a prompt' generate -m "$R" --prompt 'Once upon a time' --length 40 -n 2
+check 'comes back' sh -c "[ \$(grep -c '^Once upon a time' '$work/out') = 2 ]"
+
+succeeds 'JSON' generate -m "$R" -n 3 --seed 7 --length 20 --json
+check 'a line each' lines 3
+check 'all ids' has_length 20
+cp "$work/out" "$work/three"
+head -n 1 "$work/three" > "$work/out"
+# shellcheck disable=SC2086
+check 'keys' keys $generate_keys
+succeeds 'one alone' generate -m "$R" -n 1 --seed 7 --length 20 --json
+check 'seed and index repeat a sample' same_ids "$work/out" 1 "$work/three" 1
+check 'seed and index are told' sh -c "sed -n 3p '$work/three' | grep -q '\"seed\":7,\"index\":2'"
+succeeds 'greedy' generate -m "$R" --seed 1 --length 12 --temperature 0 --json --steps 12 --order confidence
+cp "$work/out" "$work/greedy"
+succeeds 'greedy, another seed' generate -m "$R" --seed 2 --length 12 --temperature 0 --json --steps 12
+check 'depends on no seed' same_ids "$work/out" 1 "$work/greedy" 1
+succeeds 'few steps' generate -m "$R" --length 12 --steps 3 --json --order random --reveal linear
+check 'as many passes' wrote '"forwards":3,'
+succeeds 'every other option' generate -m "$R" --tokenizer "$R/tokenizer" --weights raw --precision f32 --schedule linear \
+    --length auto --order confidence_weighted --confidence-threshold 0.9 --corrector-frac 0.2 --corrector-every 3 \
+    --corrector-mode low_confidence --threads 1 --verbose
+refuses 1 '--length 65: the model takes at most 64 tokens' generate -m "$R" --length 65
+refuses 1 'leaves nothing to write: --length is 3' generate -m "$R" --length 3 --prompt 'Once upon a time there was a cat'
+refuses 2 '--prompt is empty' generate -m "$R" --prompt ''
+refuses 2 '--watch and --json exclude each other' generate -m "$R" --watch --json
+refuses 2 '--temperature: nan is not a number from 0 to 100' generate -m "$R" --temperature nan
+refuses 2 '--count: 0 is not a whole number from 1 to 1000000000' generate -m "$R" --count 0
+refuses 2 'did you mean confidence?' generate -m "$R" --order confidenc
+refuses 2 '-m, --model MODEL is missing' generate
+refuses 1 "$work/absent" generate -m "$work/absent"
+refuses 1 "$work/text" generate -m "$work/text"
+
+# ---- refine -----------------------------------------------------------------------------------------------------------------
+head -n 8 "$work/text" > "$work/few"
+succeeds 'refine' refine -m "$R" "$work/few" --seed 3 --frac 0 --passes 1 --watch
+check 'with nothing hidden the texts come back' cmp "$work/few" "$work/out"
+succeeds 'refine' refine --model "$R" "$work/few" --passes 4 --frac 0.5 --temperature 0.8 --seed 3
+check 'a line <|endoftext|> behind each text' end_lines 4
+check 'texts changed' sh -c "! cmp -s '$work/few' '$work/out'"
+cp "$work/out" "$work/refined"
+succeeds 'refine again' refine -m "$R" --passes 4 --frac 0.5 --temperature 0.8 --seed 3 --quiet "$work/few"
+check 'the same seed repeats it' cmp "$work/out" "$work/refined"
+grep -v '^<|' "$work/few" | sed 's/.*/{"s": "&"}/' > "$work/jsonl"
+succeeds 'refine JSON' refine -m "$R" --json --format jsonl --field s --invalid replace --tokenizer "$R/tokenizer" \
+    --weights ema --precision auto --schedule cosine --threads 1 --verbose "$work/jsonl"
+check 'a line each' lines 4
+tail -n 1 "$work/out" > "$work/one"
+cp "$work/one" "$work/out"
+# shellcheck disable=SC2086
+check 'keys' keys $generate_keys
+i=0
+while [ $i -lt 100 ]; do printf 'long '; i=$((i + 1)); done > "$work/long"
+refuses 1 'and the model takes at most 64' refine -m "$R" "$work/long"
+refuses 2 '--frac: 1.5 is not a number from 0 to 1' refine -m "$R" "$work/few" --frac 1.5
+refuses 1 "$work/absent" refine -m "$R" "$work/absent"
+
+# ---- eval -------------------------------------------------------------------------------------------------------------------
+succeeds 'eval' eval --model "$R" --data "$R/data" --draws 3 --seq-len 32 --documents 20 --seed 5
+check 'a table' wrote 'bits per byte'
+succeeds 'eval JSON' eval -m "$R" -d "$R/data" --json --seed 5 --tokenizer "$R/tokenizer" --weights ema --precision f32 \
+    --schedule cosine --threads 1 --quiet --verbose
+# shellcheck disable=SC2086
+check 'keys' keys $eval_keys
+sed 's/"seconds".*//' "$work/out" > "$work/measured"
+succeeds 'eval again' eval -m "$R" -d "$R/data" --json --seed 5 --precision f32 --threads 1
+check 'the same seed repeats it' sh -c "sed 's/\"seconds\".*//' '$work/out' | cmp - '$work/measured'"
+succeeds 'one draw' eval -m "$R" -d "$R/data" --draws 1 --json
+check 'has no standard error' wrote '"standard_error":null'
+refuses 1 'sequence length 65 is above the model' eval -m "$R" -d "$R/data" --seq-len 65
+refuses 1 "$R is no folder of prepared data: it has no data.json" eval -m "$R" -d "$R"
+refuses 1 "$work/absent" eval -m "$R" -d "$work/absent"
+refuses 2 '-d, --data DATA is missing' eval -m "$R"
+run tokenizer train "$work/text" -o "$work/other" --vocab-size 290 --quiet
+run prepare "$work/text" -t "$work/other" -o "$work/foreign" --quiet
+refuses 1 'the data was made with another tokenizer' eval -m "$R" -d "$work/foreign"
+
+# ---- info -------------------------------------------------------------------------------------------------------------------
+succeeds 'info' info "$R" --verbose
+check 'a table' wrote 'vocabulary 300, length 64, channels 16, blocks 1, heads 2'
+check 'with every parameter' wrote 'blocks.0.mlp.fc1.weight'
+succeeds 'info JSON' info "$M" --json --tokenizer "$R/tokenizer" --weights raw --seed 1 --threads 1 --quiet
+check 'config' wrote '"vocab_size":300,"max_seq_len":64,"hidden_size":16,"depth":1,"num_heads":2'
+check 'counts and hashes' wrote '"tokenizer_hash":"'
+refuses 1 "$work: neither a model (config.json) nor a run with a checkpoint (latest)" info "$work"
+refuses 2 'MODEL is missing' info
+
+for name in generate refine eval info; do check "every option of $name was tried" covered $name; done
+finish
