@@ -30,7 +30,7 @@ static const option options[] = {
     MODEL_ROWS(refine_settings, model),
     OPTION_ROW(refine_settings, refine.passes, .name = "passes", .kind = OPTION_SIZE, .argument = "N",
                .min = 1, .max = 1e6, .help = "how many times a part of the text is hidden and drawn anew"),
-    OPTION_ROW(refine_settings, refine.frac, .name = "frac", .kind = OPTION_REAL, .argument = "X", .min = 0,
+    OPTION_ROW(refine_settings, refine.frac, .name = "frac", .kind = OPTION_REAL, .argument = "X", .min = 1e-6,
                .max = 1, .help = "the share of tokens that a pass hides"),
     OPTION_ROW(refine_settings, refine.temperature, .name = "temperature", .kind = OPTION_REAL,
                .argument = "X", .min = 0, .max = 100,

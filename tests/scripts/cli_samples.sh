@@ -60,7 +60,7 @@ refuses 1 "$work/text" generate -m "$work/text"
 
 # ---- refine -----------------------------------------------------------------------------------------------------------------
 head -n 8 "$work/text" > "$work/few"
-succeeds 'refine' refine -m "$R" "$work/few" --seed 3 --frac 0 --passes 1 --watch
+succeeds 'refine' refine -m "$R" "$work/few" --seed 3 --frac 1e-6 --passes 1 --watch
 check 'with nothing hidden the texts come back' cmp "$work/few" "$work/out"
 succeeds 'refine' refine --model "$R" "$work/few" --passes 4 --frac 0.5 --temperature 0.8 --seed 3
 check 'a line <|endoftext|> behind each text' end_lines 4
@@ -79,7 +79,7 @@ check 'keys' keys $generate_keys
 i=0
 while [ $i -lt 100 ]; do printf 'long '; i=$((i + 1)); done > "$work/long"
 refuses 1 'and the model takes at most 64' refine -m "$R" "$work/long"
-refuses 2 '--frac: 1.5 is not a number from 0 to 1' refine -m "$R" "$work/few" --frac 1.5
+refuses 2 '--frac: 0 is not a number from 1e-06 to 1' refine -m "$R" "$work/few" --frac 0
 refuses 1 "$work/absent" refine -m "$R" "$work/absent"
 
 # ---- eval -------------------------------------------------------------------------------------------------------------------
