@@ -4,6 +4,7 @@
 #include "format/safetensors.h"
 #include "train/optimizer.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,74 +139,100 @@ static bool differentiate(const fixture *f, run *r, int s, double *loss) {
 
 typedef struct tolerance {
     double block_matrices, others, loss;
+    double gradient; /* share of a tensor's largest gradient by which one of its gradients may be off */
+    double loose;    /* share of the elements that may have more than twice the tolerance for it */
 } tolerance;
 
-/* AdamW divides a gradient by its size. Where all gradients of an element so far are smaller than their
- * tolerance, 1e-4 of the tensor's largest, rounding moves its update more than elsewhere: tokens that
- * occurred once, with next to no gradient in a channel, and the bias of the keys, which softmax sees only by
- * the rotation. These elements are marked. They are compared all the same, within WIDER times the tolerance.
+/* AdamW divides a gradient by its size, so where a gradient is next to nothing, its rounding becomes a
+ * visible part of the update: of tokens that occurred once, in a channel that hardly matters, and of the
+ * biases of the keys, which softmax sees only by the rotation, or not at all. Such an element is allowed,
+ * beside the tolerance, what an error of `gradient` in each of its gradients can have moved it by (`doubt`).
  *
- * What was seen: with Muon in bfloat16, PyTorch itself, run on two machines, gives values 1.2e-3 apart for
- * one of them (plain, tok_embed, element 2029; allowed 5e-4). With AdamW PyTorch repeats the fixture to the
- * bit, and we are 1.25e-5 off on one instruction set (odd, tok_embed, element 808; allowed 1e-5). */
-enum { WIDER = 4 };
+ * In float32 that error is one step of a float of the size of the tensor's largest gradient. PyTorch itself
+ * needs it: held to AVX2, it is 2.2e-4 off its own fixture at one element (odd, tok_embed, 808, whose one
+ * gradient is 5e-7 of the largest; allowed 1e-5). Where Muon rounds to bfloat16, the block matrices and all
+ * gradients after them differ: 1e-4, as golden/README.md allows gradients. PyTorch without AMX is 5.3e-3 off
+ * its own fixture there (seed 2, odd, tok_embed, 446), and with exact gradients 5.6e-3 (seed 3, halfway,
+ * tok_embed, 1006); allowed 5e-4. */
+typedef struct doubt {
+    double *first, *second; /* (total) of the first moment, and of the second under the root, squared */
+    double *drift;          /* (total) of the element */
+    double *average;        /* (total) of its running average */
+} doubt;
 
-typedef struct determined {
-    float *largest; /* (total) gradient so far */
-    uint8_t *lost;  /* (total) 1: marked */
-} determined;
-
-static bool open_determined(const fixture *f, determined *d) {
-    *d = (determined){.largest = dlm__calloc(f->layout->total, sizeof *d->largest),
-                      .lost = dlm__calloc(f->layout->total, sizeof *d->lost)};
-    return CHECK(d->largest != NULL && d->lost != NULL);
+static bool open_doubt(const fixture *f, doubt *d) {
+    double *all = dlm__calloc(4 * f->layout->total, sizeof *all);
+    const size_t total = f->layout->total;
+    *d = (doubt){.first = all};
+    if (!CHECK(all != NULL)) return false;
+    *d = (doubt){.first = all, .second = all + total, .drift = all + 2 * total, .average = all + 3 * total};
+    return true;
 }
 
-static void close_determined(determined *d) {
-    free(d->largest);
-    free(d->lost);
-}
-
-static void mark_undetermined(const fixture *f, const float *gradients, determined *d) {
+/* After the update. With gradients off by e_t, the first moment is off by at most their decaying mean, and
+ * the root of the second, a norm, by at most the same norm of the e_t; m / (r + eps) then moves by at most
+ * (dm + |m / (r + eps)| dr) / (r - dr + eps). Nor can it move by more than twice the largest that it can be:
+ * 1.05 over ten steps, by Cauchy and Schwarz. */
+static void widen(const fixture *f, const dlm_learner *learner, const dlm_update *update, double gradient,
+                  doubt *d) {
+    const double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, largest_update = 1.05;
+    const double t = (double)update->step, bias1 = 1 - pow(beta1, t), bias2 = 1 - pow(beta2, t);
+    const double scale = fmin(1, update->clip / update->norm);
     for (size_t i = 0; i < f->layout->n; i++) {
         const dlm_param *p = &f->layout->params[i];
-        if (strcmp(p->name, "tok_embed.weight") != 0 && strstr(p->name, "attn.qkv.bias") == NULL) continue;
-        float most = 0;
-        for (size_t j = p->offset; j < p->offset + p->count; j++) {
-            d->largest[j] = fmaxf(d->largest[j], fabsf(gradients[j]));
-            most = fmaxf(most, d->largest[j]);
-        }
+        if (dlm__learner_muon(learner, i)) continue;
+        const float *squares = dlm__learner_squares(learner, i);
+        double most = 0;
         for (size_t j = p->offset; j < p->offset + p->count; j++)
-            if (d->largest[j] > 0 && d->largest[j] <= 1e-4F * most) d->lost[j] = 1;
+            most = fmax(most, fabs((double)learner->gradients[j]));
+        for (size_t k = 0; k < p->count; k++) {
+            const size_t j = p->offset + k;
+            /* The gradient of a token that does not occur is exactly 0. */
+            const double error = learner->gradients[j] != 0 ? gradient * most * scale : 0;
+            d->first[j] = beta1 * d->first[j] + (1 - beta1) * error;
+            d->second[j] = beta2 * d->second[j] + (1 - beta2) * error * error;
+            const double root = sqrt((double)squares[k] / bias2), root_off = sqrt(d->second[j] / bias2);
+            const double moved = fabs((double)learner->momentum[j]) / bias1 / (root + eps);
+            const double off = (d->first[j] / bias1 + moved * root_off) / (fmax(root - root_off, 0) + eps);
+            d->drift[j] += update->lr * fmin(off, 2 * largest_update);
+            d->average[j] = update->ema_decay * d->average[j] + (1 - update->ema_decay) * d->drift[j];
+        }
     }
 }
 
-/* At most one element in a hundred has the wider tolerance. */
-static void check_blocks(const fixture *f, const float *values, const determined *d, const char *prefix,
+/* Without rotation softmax does not see the bias of the keys at all: its gradient is noise, for PyTorch too.
+ */
+static bool is_noise(const dlm_config *config, const dlm_param *p, size_t j) {
+    return config->position == DLM_POSITION_LEARNED && strstr(p->name, "attn.qkv.bias") != NULL &&
+           j >= p->count / 3 && j < 2 * (p->count / 3);
+}
+
+/* Few elements may have more than twice the tolerance. */
+static void check_blocks(const fixture *f, const float *values, const double *wider, const char *prefix,
                          tolerance allowed) {
-    static float want[1 << 16], got[1 << 16];
+    static float want[1 << 16];
+    size_t loose = 0;
     for (size_t i = 0; i < f->layout->n; i++) {
         const dlm_param *p = &f->layout->params[i];
         REQUIRE(p->count <= sizeof want / sizeof *want && read_floats(f, prefix, p->name, want));
-        check_context("%s%s", prefix, p->name);
-        memcpy(got, values + p->offset, p->count * sizeof *got);
-        bool bias = strstr(p->name, "attn.qkv.bias") != NULL;
-        bool unrotated = f->layout->config.position == DLM_POSITION_LEARNED;
-        size_t wider = 0;
-        double most = p->block_matrix ? allowed.block_matrices : allowed.others;
-        for (size_t j = 0; j < p->count; j++) {
-            bool key = bias && j >= p->count / 3 && j < 2 * (p->count / 3);
-            bool marked = d->lost[p->offset + j] != 0;
-            if (marked && !(key && unrotated)) {
-                CHECK_CLOSE(got[j], want[j], WIDER * most);
-                wider += !key;
+        const double most = p->block_matrix ? allowed.block_matrices : allowed.others;
+        size_t worst = 0;
+        double share = -1; /* of what is allowed; NaN stays */
+        for (size_t j = 0; j < p->count && share == share; j++) {
+            if (is_noise(&f->layout->config, p, j)) continue;
+            const double room = most + wider[p->offset + j];
+            const double used = fabs((double)values[p->offset + j] - (double)want[j]) / room;
+            if (!(used <= share)) {
+                worst = j;
+                share = used;
             }
-            /* Without rotation softmax does not see the bias of the keys at all: its gradient is noise. */
-            if (marked || (key && unrotated)) got[j] = want[j];
+            loose += room > 2 * most;
         }
-        CHECK(wider <= p->count / 100);
-        CHECK_ALL_CLOSE(got, want, p->count, most);
+        check_context("%s%s, element %zu", prefix, p->name, worst);
+        CHECK_CLOSE(values[p->offset + worst], want[worst], most + wider[p->offset + worst]);
     }
+    check_context("%sall", prefix);
+    CHECK((double)loose <= allowed.loose * (double)f->layout->total);
 }
 
 static void train_as_torch(const char *model, const char *name, const char *isa, dlm_optimizer optimizer,
@@ -213,14 +240,14 @@ static void train_as_torch(const char *model, const char *name, const char *isa,
     fixture f;
     run r = {0};
     float losses[STEPS], norms[STEPS], lrs[STEPS];
-    determined d = {0};
+    doubt d = {0};
     bool ready = open_fixture(model, name, &f) && open_run(&f, isa, optimizer, muon_type, &r) &&
                  read_floats(&f, "", "loss", losses) && read_floats(&f, "", "grad_norm", norms) &&
                  read_floats(&f, "", "lr", lrs);
     double peak = ready ? metadata(&f, "lr") : 0, decay = ready ? metadata(&f, "weight_decay") : 0;
     uint64_t warmup = ready ? (uint64_t)metadata(&f, "warmup") : 0;
     uint64_t total = ready ? (uint64_t)metadata(&f, "total") : 0;
-    if (ready) ready = open_determined(&f, &d);
+    if (ready) ready = open_doubt(&f, &d);
     for (int s = 0; ready && s < STEPS; s++) {
         double loss;
         check_context("%s %s %s step %d", model, name, isa, s);
@@ -236,15 +263,15 @@ static void train_as_torch(const char *model, const char *name, const char *isa,
         CHECK_CLOSE(loss, losses[s], allowed.loss * fabs((double)losses[s]));
         CHECK_CLOSE(update.norm, norms[s], 20 * allowed.loss * fabs((double)norms[s]));
         CHECK_CLOSE(update.lr, lrs[s], 1e-9);
-        mark_undetermined(&f, r.learner->gradients, &d);
         dlm__learner_update(r.learner, r.compute, &update);
+        widen(&f, r.learner, &update, allowed.gradient, &d);
         dlm__network_refresh(r.compute, &r.network);
         char prefix[20];
         (void)snprintf(prefix, sizeof prefix, "after%d.", s);
-        if (s == 1 || s == 4 || s == 9) check_blocks(&f, r.learner->params, &d, prefix, allowed);
+        if (s == 1 || s == 4 || s == 9) check_blocks(&f, r.learner->params, d.drift, prefix, allowed);
     }
-    if (ready) check_blocks(&f, r.learner->average, &d, "ema.", allowed);
-    close_determined(&d);
+    if (ready) check_blocks(&f, r.learner->average, d.average, "ema.", allowed);
+    free(d.first);
     close_run(&r);
     close_fixture(&f);
 }
@@ -263,15 +290,15 @@ static void train_all(const char *name, dlm_optimizer optimizer, dlm_dtype muon_
 }
 
 TEST(adamw_as_torch) {
-    train_all("adamw", DLM_ADAMW, DLM_F32, (tolerance){1e-5, 1e-5, 5e-6});
+    train_all("adamw", DLM_ADAMW, DLM_F32, (tolerance){1e-5, 1e-5, 5e-6, FLT_EPSILON, 5e-3});
 }
 
 TEST(muon_as_torch_in_float32) {
-    train_all("muon_f32", DLM_MUON, DLM_F32, (tolerance){2e-5, 2e-5, 5e-6});
+    train_all("muon_f32", DLM_MUON, DLM_F32, (tolerance){2e-5, 2e-5, 5e-6, FLT_EPSILON, 5e-3});
 }
 
 TEST(muon_as_torch_in_bfloat16) {
-    train_all("muon", DLM_MUON, DLM_BF16, (tolerance){3e-3, 5e-4, 2e-4});
+    train_all("muon", DLM_MUON, DLM_BF16, (tolerance){3e-3, 5e-4, 2e-4, 1e-4, 1e-2});
 }
 
 /* ---- the pieces --------------------------------------------------------------------------------------- */
