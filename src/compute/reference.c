@@ -178,20 +178,21 @@ static void rotate(size_t H, size_t D, const float *cosine, const float *sine, b
 static void attention(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
                       dlm_dtype type, float *lse, size_t lse_stride, float *scratch) {
     const size_t L = head->L, D = head->D, stride = head->stride;
-    float *score = scratch;
+    double *p =
+        (double *)(void *)scratch; /* scores, then probabilities: the scratch is far longer than that */
     for (size_t i = first; i < last; i++) {
         double largest = -INFINITY, sum = 0;
         for (size_t j = 0; j < L; j++) {
-            score[j] = (float)(dot(D, head->q + i * stride, head->k + j * stride) / sqrt((double)D));
-            largest = fmax(largest, (double)score[j]);
+            p[j] = (double)(float)(dot(D, head->q + i * stride, head->k + j * stride) / sqrt((double)D));
+            largest = fmax(largest, p[j]);
         }
-        for (size_t j = 0; j < L; j++) sum += exp((double)score[j] - largest);
+        for (size_t j = 0; j < L; j++) sum += exp(p[j] - largest);
         const double normaliser = largest + log(sum);
         if (lse != NULL) lse[i * lse_stride] = (float)normaliser;
+        for (size_t j = 0; j < L; j++) p[j] = exp(p[j] - normaliser);
         for (size_t d = 0; d < D; d++) {
             double value = 0;
-            for (size_t j = 0; j < L; j++)
-                value += exp((double)score[j] - normaliser) * (double)head->v[j * stride + d];
+            for (size_t j = 0; j < L; j++) value += p[j] * (double)head->v[j * stride + d];
             put(o, type, i * o_stride + d, value);
         }
     }
