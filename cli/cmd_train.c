@@ -29,11 +29,6 @@ typedef struct train_settings {
     text_choice text;
 } train_settings;
 
-static const char *const preset_choices[] = {"tiny", "small", "base", NULL};
-static const struct {
-    size_t hidden_size, depth, num_heads;
-} presets[] = {{128, 4, 4}, {256, 8, 8}, {768, 12, 12}};
-
 static const char *const optimizer_choices[] = {"adamw", "muon", NULL};
 static const char *const weight_choices[] = {"elbo", "flat", "uniform", "inv_sigma", "sigma", NULL};
 
@@ -57,11 +52,7 @@ static dlm_train_options defaults_of_run(train_settings *all) {
         return train;
     }
     train = dlm_train_defaults(all->train.recipe);
-    if (all->preset >= 0) {
-        train.hidden_size = presets[all->preset].hidden_size;
-        train.depth = presets[all->preset].depth;
-        train.num_heads = presets[all->preset].num_heads;
-    }
+    if (all->preset >= 0) use_preset(all->preset, &train);
     return train;
 }
 

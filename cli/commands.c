@@ -12,6 +12,7 @@ const command *const commands[] = {
     &command_generate,
     &command_refine,
     &command_info,
+    &command_bench,
     &command_help,
     NULL,
 };

@@ -2,6 +2,7 @@
 
 #include "terminal.h"
 
+const char *const preset_choices[] = {"tiny", "small", "base", NULL};
 const char *const weights_choices[] = {"ema", "raw", NULL};
 const char *const precision_choices[] = {"auto", "f32", "bf16", NULL};
 const char *const schedule_choices[] = {"cosine", "linear", NULL};
@@ -18,4 +19,13 @@ int load_model(const model_choice *choice, dlm_model **model) {
 const char *precision_name(dlm_precision precision) {
     static const char *const names[] = {"auto", "f32", "bf16", "int8"};
     return names[precision];
+}
+
+void use_preset(int preset, dlm_train_options *train) {
+    static const struct {
+        size_t hidden_size, depth, num_heads;
+    } presets[] = {{128, 4, 4}, {256, 8, 8}, {768, 12, 12}};
+    train->hidden_size = presets[preset].hidden_size;
+    train->depth = presets[preset].depth;
+    train->num_heads = presets[preset].num_heads;
 }

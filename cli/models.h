@@ -11,6 +11,7 @@ typedef struct model_choice {
     dlm_model_options options;
 } model_choice;
 
+extern const char *const preset_choices[];    /* sizes of models; the number of one goes to use_preset */
 extern const char *const weights_choices[];   /* in the order of dlm_weights */
 extern const char *const precision_choices[]; /* in the order of dlm_precision, as far as products go */
 extern const char *const schedule_choices[];  /* in the order of dlm_schedule */
@@ -19,6 +20,11 @@ extern const char *const position_choices[];  /* in the order of dlm_position */
 extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
 
 /* dlm_precision also names a format of files, which products are not asked for. */
+#define PRECISION_ROW(settings, at)                                                      \
+    OPTION_INNER_ROW(settings, at, model_choice, options.precision, .name = "precision", \
+                     .kind = OPTION_CHOICE, .choices = precision_choices,                \
+                     .help = "of matrix products; auto is bf16 where the processor multiplies it")
+
 #define MODEL_ROWS(settings, at)                                                                            \
     OPTION_INNER_ROW(settings, at, model_choice, path, .name = "model", .letter = 'm', .kind = OPTION_TEXT, \
                      .argument = "MODEL", .required = true,                                                 \
@@ -29,14 +35,15 @@ extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
         OPTION_INNER_ROW(settings, at, model_choice, options.weights, .name = "weights",                    \
                          .kind = OPTION_CHOICE, .choices = weights_choices,                                 \
                          .help = "the moving average of training, or the last weights"),                    \
-        OPTION_INNER_ROW(settings, at, model_choice, options.precision, .name = "precision",                \
-                         .kind = OPTION_CHOICE, .choices = precision_choices,                               \
-                         .help = "of matrix products; auto is bf16 where the processor multiplies it"),     \
+        PRECISION_ROW(settings, at),                                                                        \
         OPTION_INNER_ROW(settings, at, model_choice, options.schedule, .name = "schedule",                  \
                          .kind = OPTION_CHOICE, .choices = schedule_choices,                                \
                          .help = "a masking schedule instead of the model's own")
 
 const char *precision_name(dlm_precision precision);
+
+/* Channels, blocks and heads of a preset. */
+void use_preset(int preset, dlm_train_options *train);
 
 /* Loads it; EXIT_DONE, or said why not. */
 int load_model(const model_choice *choice, dlm_model **model);

@@ -281,6 +281,10 @@ DLM_API dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i);
 DLM_API dlm_status dlm_model_logits(const dlm_model *model, const int32_t *ids, const size_t *lengths,
                                     size_t B, const float *times, float *logits, dlm_error *err);
 
+/* A model with the random weights that training begins with, and no tokenizer. */
+DLM_API dlm_status dlm_model_random(const dlm_config *config, dlm_precision precision, uint64_t seed,
+                                    dlm_model **model, dlm_error *err);
+
 /* Config, parameters and tokenizer of a model, read without its weights. Free the model as usual. */
 DLM_API dlm_status dlm_model_inspect(const char *path, const dlm_model_options *options, dlm_model **model,
                                      dlm_error *err);
@@ -489,6 +493,34 @@ DLM_API dlm_status dlm_trainer_save(dlm_trainer *trainer, dlm_error *err);
 /* The model being trained, for description: config and parameter shapes. */
 DLM_API const dlm_config *dlm_trainer_config(const dlm_trainer *trainer);
 DLM_API dlm_data_info dlm_trainer_data(const dlm_trainer *trainer);
+
+/* ---- speed -------------------------------------------------------------------------------------------- */
+
+typedef enum dlm_work {
+    DLM_WORK_FORWARD, /* the logits of every position */
+    DLM_WORK_SAMPLE,  /* dlm_sample with its defaults, from nothing but masks */
+    DLM_WORK_TRAIN    /* a step by the defaults of the model's recipe, half of the positions masked */
+} dlm_work;
+
+typedef struct dlm_speed_options {
+    dlm_work work;    /* FORWARD */
+    size_t sequences; /* 1: worked on at once */
+    size_t length;    /* 80: positions of each */
+    double seconds;   /* 1: the work is repeated for so long, and three times at least */
+    uint64_t seed;    /* 0: of the ids */
+} dlm_speed_options;
+DLM_API dlm_speed_options dlm_speed_defaults(void);
+
+typedef struct dlm_speed {
+    double seconds, fastest; /* of one repetition: the median, and the least */
+    size_t repetitions;      /* that were timed; before them one to warm up, but for SAMPLE */
+    size_t tokens;           /* of one repetition: sequences * length */
+    size_t forwards;         /* forward passes of one repetition; a step of training counts as one */
+    size_t threads;
+} dlm_speed;
+/* Measures how fast this machine is with the model, on random ids. The model stays as it is. */
+DLM_API dlm_status dlm_speed_measure(const dlm_model *model, const dlm_speed_options *options,
+                                     dlm_speed *speed, dlm_error *err);
 
 #ifdef __cplusplus
 }

@@ -302,7 +302,7 @@ static dlm_status fill_model(dlm_model *model, const dlm_config *config, const f
     }
     DLM_TRY(dlm__precision_type(precision, &model->network.type, err));
     DLM_TRY(allocate_network(model, err));
-    memcpy(model->network.params, params, model->layout->total * sizeof *params);
+    if (params != NULL) memcpy(model->network.params, params, model->layout->total * sizeof *params);
     DLM_TRY(convert_network(model, err));
     return load_tokenizer(model, tokenizer_dir, NULL, err);
 }
@@ -320,6 +320,18 @@ dlm_status dlm__model_create(const dlm_config *config, const float *params, cons
     }
     *model = made;
     return DLM_OK;
+}
+
+dlm_status dlm_model_random(const dlm_config *config, dlm_precision precision, uint64_t seed,
+                            dlm_model **model, dlm_error *err) {
+    DLM_TRY(dlm__model_create(config, NULL, NULL, NULL, precision, model, err));
+    dlm__layout_init((*model)->layout, seed, (*model)->network.params);
+    const dlm_status status = convert_network(*model, err);
+    if (status != DLM_OK) {
+        dlm_model_free(*model);
+        *model = NULL;
+    }
+    return status;
 }
 
 void dlm__model_set_params(dlm_model *model, dlm_compute *compute, const float *params) {

@@ -36,9 +36,9 @@ dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *
 /* Writes params as float32 safetensors, with the config as metadata "config". */
 dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params, dlm_error *err);
 
-/* A model from memory: a copy of params (total floats) with a config, the tokenizer of tokenizer_dir (may be
- * NULL: none) and a copy of lengths (may be NULL). Used by the trainer for evaluation and samples, and by
- * tests. */
+/* A model from memory: a copy of params (total floats; NULL: all 0) with a config, the tokenizer of
+ * tokenizer_dir (may be NULL: none) and a copy of lengths (may be NULL). Used by the trainer for evaluation
+ * and samples, and by tests. */
 dlm_status dlm__model_create(const dlm_config *config, const float *params, const char *tokenizer_dir,
                              const uint64_t *lengths, dlm_precision precision, dlm_model **model,
                              dlm_error *err);

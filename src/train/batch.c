@@ -191,3 +191,17 @@ void dlm__global_batch_draw(dlm_global_batch *batch, uint64_t step) {
         for (size_t i = 0; i < drawn->masked; i++) batch->weights[row++] = (float)drawn->scale;
     }
 }
+
+dlm_status dlm__passes_loss(dlm_workspace *workspace, const dlm_network *network, size_t n,
+                            const dlm_micro_batch *passes, float *ce, double *loss, float *gradients,
+                            dlm_error *err) {
+    *loss = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (passes[i].batch.R == 0) continue; /* nothing is masked: no loss, no gradient */
+        double part;
+        DLM_TRY(dlm__loss(workspace, network, &passes[i].batch, passes[i].targets, passes[i].weights, ce,
+                          &part, gradients, err));
+        *loss += part;
+    }
+    return DLM_OK;
+}

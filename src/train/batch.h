@@ -38,6 +38,11 @@ typedef struct dlm_micro_batch {
     const float *weights;   /* (R) */
 } dlm_micro_batch;
 
+/* Sums the loss of n passes, and ADDS its gradients; ce has room for the rows of the largest. */
+dlm_status dlm__passes_loss(dlm_workspace *workspace, const dlm_network *network, size_t n,
+                            const dlm_micro_batch *passes, float *ce, double *loss, float *gradients,
+                            dlm_error *err);
+
 typedef struct dlm_global_batch {
     dlm_batch_options options;
     const dlm_data *data;

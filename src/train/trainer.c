@@ -48,16 +48,8 @@ static double seconds_left(const dlm_trainer *t) {
 /* Loss and gradients of the drawn batch. */
 static dlm_status differentiate(dlm_trainer *t, double *loss, dlm_error *err) {
     memset(t->learner->gradients, 0, t->layout->total * sizeof(float));
-    *loss = 0;
-    for (size_t i = 0; i < t->batch->n_micro; i++) {
-        const dlm_micro_batch *pass = &t->batch->micro[i];
-        if (pass->batch.R == 0) continue; /* nothing is masked: no loss, no gradient */
-        double part;
-        DLM_TRY(dlm__loss(t->workspace, &t->network, &pass->batch, pass->targets, pass->weights, t->ce, &part,
-                          t->learner->gradients, err));
-        *loss += part;
-    }
-    return DLM_OK;
+    return dlm__passes_loss(t->workspace, &t->network, t->batch->n_micro, t->batch->micro, t->ce, loss,
+                            t->learner->gradients, err);
 }
 
 static dlm_status fail_not_finite(const dlm_trainer *t, double loss, double norm, dlm_error *err) {

@@ -153,6 +153,49 @@ TEST(output_that_cannot_be_written) {
     CHECK(left != NULL && (strcmp(left, "1\n") == 0 || strcmp(left, "0\n") == 0));
 }
 
+/* ---- bench -----------------------------------------------------------------------------------------------
+ */
+
+static double number_in(const json_t *object, const char *name) {
+    return json_number_value(json_object_get(object, name));
+}
+
+/* Rates are the counts by the medians. */
+static void check_rates(const json_t *one) {
+    const double seconds = number_in(one, "seconds"), tokens = number_in(one, "tokens");
+    CHECK(seconds > 0 && seconds >= number_in(one, "fastest"));
+    CHECK_CLOSE(number_in(one, "tokens_per_s") * seconds / tokens, 1.0, 1e-9);
+    CHECK(number_in(one, "repetitions") >= 3);
+}
+
+TEST(bench_measures) {
+    outcome got = RUN("bench", "--preset", "tiny", "--length", "5", "--seconds", "0", "--precision", "f32",
+                      "--json", "--threads", "2");
+    CHECK_DONE(got);
+    json_t *all = json_loads(got.out, 0, NULL);
+    CHECK_STR_EQ(json_string_value(json_object_get(all, "precision")), "f32");
+    CHECK_STR_EQ(json_string_value(json_object_get(all, "preset")), "tiny");
+    CHECK_INT_EQ(number_in(all, "threads"), 2);
+    CHECK_INT_EQ(number_in(all, "parameters"), 2932480);
+    const json_t *forward = json_object_get(all, "forward"), *generate = json_object_get(all, "generate"),
+                 *train = json_object_get(all, "train");
+    static const size_t n[] = {1, 4, 16};
+    CHECK_INT_EQ(json_array_size(forward), 3);
+    CHECK_INT_EQ(json_array_size(generate), 2);
+    for (size_t i = 0; i < 5; i++) {
+        const json_t *one = i < 3 ? json_array_get(forward, i) : json_array_get(generate, i - 3);
+        CHECK_INT_EQ(number_in(one, "n"), n[i % 3]);
+        CHECK_INT_EQ(number_in(one, "tokens"), 5 * n[i % 3]);
+        check_rates(one);
+        if (i >= 3) CHECK_CLOSE(number_in(one, "steps_per_s") * number_in(one, "seconds"), 5.0, 1e-9);
+    }
+    CHECK_INT_EQ(number_in(train, "tokens"), 32 * 256);
+    check_rates(train);
+    json_decref(all);
+    CHECK_FAILS(RUN("bench", "--length", "300"), 1, "--length 300: the model takes at most 256 tokens");
+    CHECK_FAILS(RUN("bench", "-m", "/nowhere"), 1, "/nowhere");
+}
+
 /* ---- tokenizer -------------------------------------------------------------------------------------------
  */
 
