@@ -434,7 +434,7 @@ typedef struct dlm_train_options {
     dlm_optimizer optimizer;
     size_t batch; /* sequences per step */
     double lr, min_lr_ratio, weight_decay, clip;
-    size_t warmup; /* steps */
+    size_t warmup; /* steps; at most half of those that the run has */
     double ema;    /* decay; the default recipe starts lower: min(ema, (1 + s)/(10 + s)) */
     double tail_share;
     dlm_precision precision;

@@ -217,11 +217,11 @@ dlm_document dlm__data_document(const dlm_data *data, uint64_t i) {
                           .space = entry->text % 2 != 0};
 }
 
-void dlm__data_lengths(const dlm_data *data, size_t seq_len, uint64_t *counts) {
+void dlm__data_lengths(const dlm_data *data, size_t seq_len, bool end_token, uint64_t *counts) {
     memset(counts, 0, (seq_len + 1) * sizeof *counts);
     for (uint64_t i = 0; i < data->list.info.documents; i++) {
-        size_t n = dlm__data_document(data, i).n;
-        counts[n < seq_len ? n + 1 : seq_len]++;
+        const size_t n = dlm__data_document(data, i).n + end_token;
+        counts[n < seq_len ? n : seq_len]++;
     }
 }
 

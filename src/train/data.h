@@ -57,8 +57,8 @@ void dlm__windows_free(dlm_windows *windows);
  * (without the space that encoding added). Over the windows of a document they sum up to its bytes. */
 uint64_t dlm__window_ids(const dlm_data *data, const dlm_window *window, int32_t *ids);
 
-/* Histogram of document lengths with the end token counted: counts[min(n + 1, seq_len)], counts (seq_len +
- * 1). */
-void dlm__data_lengths(const dlm_data *data, size_t seq_len, uint64_t *counts);
+/* Histogram of document lengths, the end token counted where there is one: counts[min(n, seq_len)], counts
+ * (seq_len + 1). */
+void dlm__data_lengths(const dlm_data *data, size_t seq_len, bool end_token, uint64_t *counts);
 
 #endif

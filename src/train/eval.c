@@ -18,9 +18,11 @@ static dlm_status add_windows(dlm_likelihood *likelihood, const dlm_data *data, 
     double last = start;
     for (size_t w = 0; w < windows->n; w++) {
         const dlm_window *window = &windows->list[w];
-        dlm_scored scored = {.ids = ids, .n = window->n, .shown = shown > 0 ? shown : window->n};
+        dlm_scored scored = {.ids = ids,
+                             .n = window->n,
+                             .shown = shown > 0 ? shown : window->n,
+                             .continues = window->continues};
         scored.bytes = dlm__window_ids(data, window, ids);
-        scored.continues = w > 0 && window->document == windows->list[w - 1].document;
         for (size_t i = window->n; i < scored.shown; i++) ids[i] = pad_id;
         DLM_TRY(dlm__likelihood_add(likelihood, &scored, err));
         const double now = dlm__seconds();
@@ -35,7 +37,8 @@ static dlm_status add_windows(dlm_likelihood *likelihood, const dlm_data *data, 
 
 dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, int32_t mask_id,
                              int32_t pad_id, const dlm_data *data, const dlm_windows *windows,
-                             const dlm_eval_options *options, dlm_eval_result *result, dlm_error *err) {
+                             const dlm_eval_options *options, bool cross_entropy, dlm_eval_result *result,
+                             dlm_error *err) {
     const double start = dlm__seconds();
     const dlm_config *config = &network->layout->config;
     if (windows->n == 0) return dlm__fail(err, DLM_ARGUMENT, "no document to measure the model on");
@@ -43,7 +46,7 @@ dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, i
         return dlm__fail(err, DLM_ARGUMENT, "the tokenizer has no [%s]", mask_id < 0 ? "MASK" : "PAD");
     const dlm_likelihood_options likelihood_options = {.seed = options->seed,
                                                        .draws = options->draws,
-                                                       .cross_entropy = true,
+                                                       .cross_entropy = cross_entropy,
                                                        .schedule = config->schedule,
                                                        .mask_id = mask_id,
                                                        .longest = windows->seq_len};
@@ -96,7 +99,7 @@ dlm_status dlm_eval(const dlm_model *model, const dlm_data *data, const dlm_eval
     dlm_status status = dlm__compute_create(NULL, &compute, err);
     if (status == DLM_OK)
         status = dlm__eval_windows(&model->network, compute, model->mask_id, model->pad_id, data, &windows,
-                                   options, result, err);
+                                   options, true, result, err);
     dlm__compute_free(compute);
     dlm__windows_free(&windows);
     return status;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -123,20 +124,21 @@ void dlm__run_log_close(dlm_run_log *log) {
 }
 
 dlm_status dlm__run_log_row(dlm_run_log *log, const dlm_log_row *row, dlm_error *err) {
-    char evaluation[100] = ",,";
-    if (row->evaluated)
-        (void)snprintf(evaluation, sizeof evaluation, "%.6f,%.6g,%.6f", row->eval_ce, row->eval_ppl,
-                       row->eval_nelbo);
-    int n = fprintf(log->log.file, "%" PRIu64 ",%.6f,%" PRIu64 ",%.3f,%.6f,%.9g,%.6g,%.1f,%s\n", row->step,
+    /* A few short documents may have had no position masked: then there is no cross-entropy. */
+    const bool has_ce = row->evaluated && !isnan(row->eval_ce);
+    char ce[64] = ",", nelbo[32] = "";
+    if (has_ce) (void)snprintf(ce, sizeof ce, "%.6f,%.6g", row->eval_ce, row->eval_ppl);
+    if (row->evaluated) (void)snprintf(nelbo, sizeof nelbo, "%.6f", row->eval_nelbo);
+    int n = fprintf(log->log.file, "%" PRIu64 ",%.6f,%" PRIu64 ",%.3f,%.6f,%.9g,%.6g,%.1f,%s,%s\n", row->step,
                     row->epoch, row->tokens, row->seconds, row->loss, row->lr, row->grad_norm,
-                    row->tokens_per_second, evaluation);
+                    row->tokens_per_second, ce, nelbo);
     DLM_TRY(flush(&log->log, n >= 0, err));
     const dlm_scalar scalars[] = {
         {"train/loss", row->loss},           {"train/lr", row->lr},
         {"train/grad_norm", row->grad_norm}, {"train/tokens_per_s", row->tokens_per_second},
-        {"eval/ce", row->eval_ce},           {"eval/ppl", row->eval_ppl},
-        {"eval/nelbo", row->eval_nelbo}};
-    return dlm__events_scalars(log->events, row->step, scalars, row->evaluated ? 7 : 4, err);
+        {"eval/nelbo", row->eval_nelbo},     {"eval/ce", row->eval_ce},
+        {"eval/ppl", row->eval_ppl}};
+    return dlm__events_scalars(log->events, row->step, scalars, has_ce ? 7 : row->evaluated ? 5 : 4, err);
 }
 
 dlm_status dlm__run_log_sample(dlm_run_log *log, uint64_t step, const char *text, size_t bytes,

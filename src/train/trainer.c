@@ -31,9 +31,10 @@ static double epoch_of(const dlm_trainer *t) {
 
 static double learning_rate(const dlm_trainer *t) {
     const dlm_train_options *o = &t->options;
-    uint64_t step = t->progress.step;
-    double progress = t->steps > 0 ? dlm__lr_progress(step, o->warmup, t->steps) : dlm__trainer_share(t);
-    return o->lr * dlm__lr_multiplier(step, o->warmup, o->min_lr_ratio, progress);
+    uint64_t step = t->progress.step, warmup = o->warmup;
+    if (t->steps > 0 && warmup > t->steps / 2) warmup = t->steps / 2;
+    double progress = t->steps > 0 ? dlm__lr_progress(step, warmup, t->steps) : dlm__trainer_share(t);
+    return o->lr * dlm__lr_multiplier(step, warmup, o->min_lr_ratio, progress);
 }
 
 static double seconds_left(const dlm_trainer *t) {
@@ -165,7 +166,7 @@ static dlm_status write_sample(dlm_trainer *t, dlm_train_report *report, dlm_err
 static dlm_status after_step(dlm_trainer *t, dlm_train_report *report, bool last, dlm_error *err) {
     const dlm_train_options *o = &t->options;
     const dlm_train_progress *p = &t->progress;
-    if (due(o->eval_every, p->step, last)) DLM_TRY(evaluate(t, report, err));
+    if (due(o->eval_every, p->step, last) && t->eval_windows.n > 0) DLM_TRY(evaluate(t, report, err));
     if (due(o->sample_every, p->step, last)) DLM_TRY(write_sample(t, report, err));
     if (due(o->log_every, p->step, last) || report->evaluated) DLM_TRY(write_row(t, report, err));
     bool best = report->evaluated && p->best_step == p->step && o->save_every > 0;

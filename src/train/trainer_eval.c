@@ -1,44 +1,22 @@
 /* What a run measures of itself: evaluation on documents that it does not train on, and sample texts. */
 #include "train/trainer.h"
 
-#include "diffusion/likelihood.h"
+#include "train/eval.h"
 
 #include <stdlib.h>
 
 enum { EVALUATION_SEED = 1 /* of the masks: evaluations of all runs can be compared */ };
 
-/* Scores all windows of the evaluation: the NELBO by `draws` masks each, the original's cross-entropy by one.
- * As in training, a padded model sees the padding. */
 static dlm_status score(dlm_trainer *t, const dlm_network *network, size_t draws, bool cross_entropy,
                         dlm_eval_result *result, dlm_error *err) {
-    dlm_tokenizer_info info = dlm_tokenizer_describe(dlm_data_tokenizer(t->data));
+    const dlm_tokenizer_info info = dlm_tokenizer_describe(dlm_data_tokenizer(t->data));
     const dlm_data *data = t->eval_data != NULL ? t->eval_data : t->data;
-    size_t L = t->options.seq_len;
-    bool padded = t->options.recipe == DLM_RECIPE_ORIGINAL;
-    dlm_likelihood_options options = {.seed = EVALUATION_SEED,
-                                      .draws = draws,
-                                      .cross_entropy = cross_entropy,
-                                      .schedule = t->options.schedule,
-                                      .mask_id = info.mask_id,
-                                      .longest = L};
-    dlm_likelihood *likelihood;
-    int32_t *ids = dlm__calloc(L, sizeof *ids);
-    if (ids == NULL) return dlm__fail_memory(err, "an evaluation", L * sizeof *ids);
-    dlm_status status = dlm__likelihood_create(network, t->compute, &options, &likelihood, err);
-    for (size_t w = 0; status == DLM_OK && w < t->eval_windows.n; w++) {
-        const dlm_window *window = &t->eval_windows.list[w];
-        dlm_scored scored = {
-            .ids = ids, .n = window->n, .shown = padded ? L : window->n, .continues = window->continues};
-        scored.bytes = dlm__window_ids(data, window, ids);
-        for (size_t i = window->n; i < scored.shown; i++) ids[i] = info.pad_id;
-        status = dlm__likelihood_add(likelihood, &scored, err);
-    }
-    if (status == DLM_OK) status = dlm__likelihood_end(likelihood, result, err);
-    dlm__likelihood_free(likelihood);
-    free(ids);
-    return status;
+    const dlm_eval_options options = {.seed = EVALUATION_SEED, .draws = draws};
+    return dlm__eval_windows(network, t->compute, info.mask_id, info.pad_id, data, &t->eval_windows, &options,
+                             cross_entropy, result, err);
 }
 
+/* The NELBO of the averaged weights by one mask a window, the original's cross-entropy of the raw ones. */
 dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo, dlm_error *err) {
     dlm_eval_result raw, average;
     DLM_TRY(score(trainer, &trainer->network, 0, true, &raw, err));

@@ -36,10 +36,9 @@ static dlm_status open_windows(dlm_trainer *t, dlm_error *err) {
     if (t->windows.n > UINT32_MAX)
         return dlm__fail(err, DLM_UNSUPPORTED, "%s has %zu windows of %zu tokens, at most %" PRIu32, o->data,
                          t->windows.n, o->seq_len, UINT32_MAX);
-    if (t->eval_windows.n == 0 && o->eval_every > 0)
-        return dlm__fail(err, DLM_ARGUMENT,
-                         "%s holds nothing to evaluate on (give other data, or eval_every 0)",
-                         held_out ? o->data : o->eval_data);
+    /* Of a single document none can be held out: such a run is not evaluated. */
+    if (t->eval_windows.n == 0 && !held_out && o->eval_every > 0)
+        return dlm__fail(err, DLM_ARGUMENT, "%s holds nothing to evaluate on", o->eval_data);
     return DLM_OK;
 }
 
@@ -57,7 +56,7 @@ static dlm_status open_data(dlm_trainer *t, const dlm_train_options *o, dlm_erro
     DLM_TRY(open_windows(t, err));
     t->lengths = dlm__calloc(o->seq_len + 1, sizeof *t->lengths);
     if (t->lengths == NULL) return dlm__fail_memory(err, "a histogram", o->seq_len * sizeof *t->lengths);
-    dlm__data_lengths(t->data, o->seq_len, t->lengths);
+    dlm__data_lengths(t->data, o->seq_len, o->recipe == DLM_RECIPE_DEFAULT, t->lengths);
     return DLM_OK;
 }
 

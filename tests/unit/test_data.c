@@ -137,12 +137,15 @@ TEST(windows_by_hand) {
     CHECK_INT_EQ(info.split, 4);
     CHECK_INT_EQ(info.windows, 12);
     CHECK_INT_EQ(info.shards, 3);
-    static const uint64_t counts4[] = {0, 1, 0, 0, 5}, counts7[] = {0, 1, 0, 0, 1, 1, 1, 2};
+    static const uint64_t counts4[] = {0, 1, 0, 0, 5}, counts7[] = {0, 1, 0, 0, 1, 1, 1, 2},
+                          without7[] = {1, 0, 0, 1, 1, 1, 0, 2};
     uint64_t counts[8];
-    dlm__data_lengths(data, 4, counts);
+    dlm__data_lengths(data, 4, true, counts);
     CHECK_MEM_EQ(counts, counts4, sizeof counts4);
-    dlm__data_lengths(data, 7, counts);
+    dlm__data_lengths(data, 7, true, counts);
     CHECK_MEM_EQ(counts, counts7, sizeof counts7);
+    dlm__data_lengths(data, 7, false, counts); /* the original has no end token */
+    CHECK_MEM_EQ(counts, without7, sizeof without7);
     dlm_data_close(data);
     dlm_tokenizer_free(tokenizer);
 }
