@@ -25,19 +25,23 @@ extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
                      .kind = OPTION_CHOICE, .choices = precision_choices,                \
                      .help = "of matrix products; auto is bf16 where the processor multiplies it")
 
-#define MODEL_ROWS(settings, at)                                                                            \
+#define MODEL_PATH_ROW(settings, at, ...)                                                                   \
     OPTION_INNER_ROW(settings, at, model_choice, path, .name = "model", .letter = 'm', .kind = OPTION_TEXT, \
-                     .argument = "MODEL", .required = true,                                                 \
-                     .help = "a model folder, a run folder or a .safetensors file"),                        \
-        OPTION_INNER_ROW(settings, at, model_choice, options.tokenizer, .name = "tokenizer", .letter = 't', \
-                         .kind = OPTION_TEXT, .argument = "DIR",                                            \
-                         .help = "a tokenizer instead of the one beside the model"),                        \
-        OPTION_INNER_ROW(settings, at, model_choice, options.weights, .name = "weights",                    \
-                         .kind = OPTION_CHOICE, .choices = weights_choices,                                 \
-                         .help = "the moving average of training, or the last weights"),                    \
-        PRECISION_ROW(settings, at),                                                                        \
-        OPTION_INNER_ROW(settings, at, model_choice, options.schedule, .name = "schedule",                  \
-                         .kind = OPTION_CHOICE, .choices = schedule_choices,                                \
+                     .argument = "MODEL", .required = true, __VA_ARGS__)
+#define MODEL_ROWS(settings, at)                                                                 \
+    MODEL_PATH_ROW(settings, at, .help = "a model folder, a run folder or a .safetensors file"), \
+        MODEL_READING_ROWS(settings, at)
+/* How it is read. */
+#define MODEL_READING_ROWS(settings, at)                                                                \
+    OPTION_INNER_ROW(settings, at, model_choice, options.tokenizer, .name = "tokenizer", .letter = 't', \
+                     .kind = OPTION_TEXT, .argument = "DIR",                                            \
+                     .help = "a tokenizer instead of the one beside the model"),                        \
+        OPTION_INNER_ROW(settings, at, model_choice, options.weights, .name = "weights",                \
+                         .kind = OPTION_CHOICE, .choices = weights_choices,                             \
+                         .help = "the moving average of training, or the last weights"),                \
+        PRECISION_ROW(settings, at),                                                                    \
+        OPTION_INNER_ROW(settings, at, model_choice, options.schedule, .name = "schedule",              \
+                         .kind = OPTION_CHOICE, .choices = schedule_choices,                            \
                          .help = "a masking schedule instead of the model's own")
 
 const char *precision_name(dlm_precision precision);

@@ -216,12 +216,26 @@ static bool store_choice(const option *what, const char *shown, const char *valu
                   near == NULL ? "" : "; did you mean ", near == NULL ? "" : near, near == NULL ? "" : "?");
 }
 
+static bool store_text(const option *what, const char *shown, const char *value, void *settings,
+                       parse_error *error) {
+    char *field = (char *)settings + what->offset;
+    const char *before[2] = {NULL, NULL};
+    if (what->again > 0) {
+        memcpy(&before[0], field, sizeof *before);
+        memcpy(&before[1], (char *)settings + what->again, sizeof *before);
+    }
+    if (before[1] != NULL) return refuse(error, "%s: %.100s is one too many, two are compared", shown, value);
+    if (before[0] != NULL) field = (char *)settings + what->again;
+    memcpy(field, &value, sizeof value);
+    return true;
+}
+
 static bool store(const option *what, const char *shown, const char *value, void *settings,
                   parse_error *error) {
     char *field = (char *)settings + what->offset;
     switch (what->kind) {
     case OPTION_FLAG: *(bool *)(void *)field = true; return true;
-    case OPTION_TEXT: memcpy(field, &value, sizeof value); return true;
+    case OPTION_TEXT: return store_text(what, shown, value, settings, error);
     case OPTION_CHOICE: return store_choice(what, shown, value, field, error);
     default: return store_number(what, shown, value, field, error);
     }

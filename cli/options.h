@@ -32,6 +32,8 @@ typedef struct option {
     option_kind kind; /* says what type the field has */
     char letter;      /* 0: none */
     bool required;
+    size_t again; /* of a text: where a second one goes, which commands without `adjust` may take; 0: the last
+                     counts */
 } option;
 
 /* Rows of a table: OPTION_ROW(generate_settings, sample.steps, "steps", OPTION_SIZE, "N", .min = 1, ...). */

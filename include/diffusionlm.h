@@ -396,6 +396,13 @@ typedef struct dlm_eval_result {
  * and windows of long documents, or cut and padded, as the model's config says), no tails. */
 DLM_API dlm_status dlm_eval(const dlm_model *model, const dlm_data *data, const dlm_eval_options *options,
                             dlm_eval_result *result, dlm_error *err);
+/* Two models on the same windows (by default as long as both take) and masks: results (2), and in *difference
+ * what the second has more than the first. Its standard errors are of the difference of nelbo, from pairs of
+ * draws, so smaller than those of models measured apart; its counts are those of each. DLM_MISMATCH when one
+ * scores the end token or pads and the other does not. */
+DLM_API dlm_status dlm_eval_pair(const dlm_model *first, const dlm_model *second, const dlm_data *data,
+                                 const dlm_eval_options *options, dlm_eval_result results[2],
+                                 dlm_eval_result *difference, dlm_error *err);
 
 /* ---- training
  * --------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 /* Draws the masks of an evaluation and gathers what the network says of them. */
 #include "diffusion/likelihood.h"
 
-#include "diffusion/estimate.h"
 #include "diffusion/masked_score.h"
 
 #include <assert.h>
@@ -34,6 +33,22 @@ struct dlm_likelihood {
     dlm_arena arena;
 };
 
+static void count(dlm_estimate *estimate, const dlm_score_tag *tag, double mean) {
+    dlm__estimate_draw(estimate, tag->n, tag->masked, mean);
+    if (tag->flags & LAST_DRAW) dlm__estimate_end_window(estimate);
+    if (tag->flags & LAST_WINDOW) dlm__estimate_end_document(estimate);
+}
+
+/* Draws come in the order in which they were added, so in the same one for both evaluations. */
+static void pair(dlm_paired *paired, const dlm_score_tag *tag, double mean) {
+    assert(paired->n < paired->capacity);
+    double *other = &paired->means[paired->n++];
+    if (paired->compares)
+        count(&paired->difference, tag, mean - *other);
+    else
+        *other = mean;
+}
+
 static void take(void *user, const dlm_score_tag *tag, double ce) {
     dlm_likelihood *l = user;
     if (!(tag->flags & ELBO)) {
@@ -41,9 +56,9 @@ static void take(void *user, const dlm_score_tag *tag, double ce) {
         l->ce_positions += tag->masked;
         return;
     }
-    dlm__estimate_draw(&l->estimate, tag->n, tag->masked, ce / (double)tag->masked);
-    if (tag->flags & LAST_DRAW) dlm__estimate_end_window(&l->estimate);
-    if (tag->flags & LAST_WINDOW) dlm__estimate_end_document(&l->estimate);
+    const double mean = ce / (double)tag->masked;
+    count(&l->estimate, tag, mean);
+    if (l->options.paired != NULL) pair(l->options.paired, tag, mean);
 }
 
 static void layout(dlm_likelihood *l) {

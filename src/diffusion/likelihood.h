@@ -9,10 +9,20 @@
 #ifndef DLM_LIKELIHOOD_H
 #define DLM_LIKELIHOOD_H
 
+#include "diffusion/estimate.h"
 #include "diffusion/process.h"
 
 #define DLM_DRAWS_MAX         ((size_t)1 << 20)
 #define DLM_NELBO_EXACT_LIMIT ((size_t)20)
+
+/* What the draws of one evaluation gave, and the estimate of how much more another one gives on the same
+ * windows and masks. Used by an evaluation that records, then by one that compares. */
+typedef struct dlm_paired {
+    bool compares;
+    double *means; /* (capacity) mean cross-entropy of each draw; the owner's */
+    size_t n, capacity;
+    dlm_estimate difference;
+} dlm_paired;
 
 typedef struct dlm_likelihood_options {
     uint64_t seed;
@@ -20,7 +30,8 @@ typedef struct dlm_likelihood_options {
     bool cross_entropy; /* also the original's, by one more mask of each window */
     dlm_schedule schedule;
     int32_t mask_id;
-    size_t longest; /* positions of the longest window */
+    size_t longest;     /* positions of the longest window */
+    dlm_paired *paired; /* or NULL */
 } dlm_likelihood_options;
 
 typedef struct dlm_likelihood dlm_likelihood;

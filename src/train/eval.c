@@ -1,8 +1,6 @@
 /* Evaluation of a model on a corpus. */
 #include "train/eval.h"
 
-#include "diffusion/likelihood.h"
-
 #include <stdlib.h>
 
 #define SECONDS_BETWEEN_REPORTS 0.2
@@ -37,8 +35,8 @@ static dlm_status add_windows(dlm_likelihood *likelihood, const dlm_data *data, 
 
 dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, int32_t mask_id,
                              int32_t pad_id, const dlm_data *data, const dlm_windows *windows,
-                             const dlm_eval_options *options, bool cross_entropy, dlm_eval_result *result,
-                             dlm_error *err) {
+                             const dlm_eval_options *options, bool cross_entropy, dlm_paired *paired,
+                             dlm_eval_result *result, dlm_error *err) {
     const double start = dlm__seconds();
     const dlm_config *config = &network->layout->config;
     if (windows->n == 0) return dlm__fail(err, DLM_ARGUMENT, "no document to measure the model on");
@@ -49,7 +47,8 @@ dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, i
                                                        .cross_entropy = cross_entropy,
                                                        .schedule = config->schedule,
                                                        .mask_id = mask_id,
-                                                       .longest = windows->seq_len};
+                                                       .longest = windows->seq_len,
+                                                       .paired = paired};
     dlm_likelihood *likelihood;
     DLM_TRY(dlm__likelihood_create(network, compute, &likelihood_options, &likelihood, err));
     int32_t *ids = dlm__calloc(windows->seq_len, sizeof *ids);
@@ -87,20 +86,79 @@ static dlm_status check(const dlm_model *model, const dlm_data *data, const dlm_
         (unsigned long long)of_data.hash, (unsigned long long)of_model);
 }
 
-dlm_status dlm_eval(const dlm_model *model, const dlm_data *data, const dlm_eval_options *options,
-                    dlm_eval_result *result, dlm_error *err) {
-    DLM_TRY(check(model, data, options, err));
-    const dlm_config *config = &model->layout->config;
-    const size_t seq_len = options->seq_len > 0 ? options->seq_len : config->max_seq_len;
-    dlm_windows windows;
-    DLM_TRY(dlm__windows_create(data, seq_len, config->end_token, config->padded, DLM_PART_ALL, 1, 0,
-                                options->max_documents, &windows, err));
+static dlm_status measure(const dlm_model *model, const dlm_data *data, const dlm_windows *windows,
+                          const dlm_eval_options *options, dlm_paired *paired, dlm_eval_result *result,
+                          dlm_error *err) {
     dlm_compute *compute = NULL;
     dlm_status status = dlm__compute_create(NULL, &compute, err);
     if (status == DLM_OK)
-        status = dlm__eval_windows(&model->network, compute, model->mask_id, model->pad_id, data, &windows,
-                                   options, true, result, err);
+        status = dlm__eval_windows(&model->network, compute, model->mask_id, model->pad_id, data, windows,
+                                   options, true, paired, result, err);
     dlm__compute_free(compute);
+    return status;
+}
+
+static dlm_status cut(const dlm_model *model, const dlm_data *data, size_t longest,
+                      const dlm_eval_options *options, dlm_windows *windows, dlm_error *err) {
+    const dlm_config *config = &model->layout->config;
+    const size_t seq_len = options->seq_len > 0 ? options->seq_len : longest;
+    return dlm__windows_create(data, seq_len, config->end_token, config->padded, DLM_PART_ALL, 1, 0,
+                               options->max_documents, windows, err);
+}
+
+dlm_status dlm_eval(const dlm_model *model, const dlm_data *data, const dlm_eval_options *options,
+                    dlm_eval_result *result, dlm_error *err) {
+    DLM_TRY(check(model, data, options, err));
+    dlm_windows windows;
+    DLM_TRY(cut(model, data, model->layout->config.max_seq_len, options, &windows, err));
+    const dlm_status status = measure(model, data, &windows, options, NULL, result, err);
+    dlm__windows_free(&windows);
+    return status;
+}
+
+static dlm_status check_pair(const dlm_model *first, const dlm_model *second, dlm_error *err) {
+    const dlm_config *a = &first->layout->config, *b = &second->layout->config;
+    if (a->end_token == b->end_token && a->padded == b->padded) return DLM_OK;
+    return dlm__fail(err, DLM_MISMATCH,
+                     "%s (%s end token, %s padding) and %s (%s, %s) score other tokens: measure each alone",
+                     first->source, a->end_token ? "with" : "without", a->padded ? "with" : "without",
+                     second->source, b->end_token ? "with" : "without", b->padded ? "with" : "without");
+}
+
+static dlm_eval_result difference_of(const dlm_eval_result results[2], const dlm_estimate *estimate) {
+    const dlm_estimated e = dlm__estimate(estimate);
+    dlm_eval_result difference = results[1];
+    difference.eval_ce -= results[0].eval_ce;
+    difference.perplexity -= results[0].perplexity;
+    difference.nelbo -= results[0].nelbo;
+    difference.standard_error = e.standard_error;
+    difference.standard_error_documents = e.standard_error_documents;
+    difference.bits_per_byte -= results[0].bits_per_byte;
+    difference.seconds += results[0].seconds;
+    return difference;
+}
+
+dlm_status dlm_eval_pair(const dlm_model *first, const dlm_model *second, const dlm_data *data,
+                         const dlm_eval_options *options, dlm_eval_result results[2],
+                         dlm_eval_result *difference, dlm_error *err) {
+    DLM_TRY(check(first, data, options, err));
+    DLM_TRY(check(second, data, options, err));
+    DLM_TRY(check_pair(first, second, err));
+    size_t longest = first->layout->config.max_seq_len;
+    if (second->layout->config.max_seq_len < longest) longest = second->layout->config.max_seq_len;
+    dlm_windows windows;
+    DLM_TRY(cut(first, data, longest, options, &windows, err));
+    dlm_paired paired = {.capacity = windows.n * options->draws, .difference.draws = options->draws};
+    paired.means = dlm__calloc(paired.capacity, sizeof *paired.means);
+    dlm_status status =
+        paired.means != NULL
+            ? measure(first, data, &windows, options, &paired, &results[0], err)
+            : dlm__fail_memory(err, "two evaluations", paired.capacity * sizeof *paired.means);
+    paired.compares = true;
+    paired.n = 0;
+    if (status == DLM_OK) status = measure(second, data, &windows, options, &paired, &results[1], err);
+    if (status == DLM_OK) *difference = difference_of(results, &paired.difference);
+    free(paired.means);
     dlm__windows_free(&windows);
     return status;
 }

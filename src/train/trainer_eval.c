@@ -13,7 +13,7 @@ static dlm_status score(dlm_trainer *t, const dlm_network *network, size_t draws
     const dlm_data *data = t->eval_data != NULL ? t->eval_data : t->data;
     const dlm_eval_options options = {.seed = EVALUATION_SEED, .draws = draws};
     return dlm__eval_windows(network, t->compute, info.mask_id, info.pad_id, data, &t->eval_windows, &options,
-                             cross_entropy, result, err);
+                             cross_entropy, NULL, result, err);
 }
 
 /* The NELBO of the averaged weights by one mask a window, the original's cross-entropy of the raw ones. */

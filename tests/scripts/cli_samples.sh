@@ -5,6 +5,11 @@ corpus 120 text
 R=$work/run
 succeeds 'train' train "$work/text" -o "$R" --vocab-size 300 --hidden 16 --depth 1 --heads 2 --seq-len 64 --batch 4 \
     --steps 30 --eval-every 0 --sample-every 0 --quiet --threads 1
+second="-d $R/data --hidden 16 --depth 1 --heads 2 --batch 4 --steps 3 --eval-every 0 --sample-every 0 --quiet"
+# shellcheck disable=SC2086
+succeeds 'train a second' train $second -o "$work/second" --seq-len 48 --threads 1 --seed 2
+# shellcheck disable=SC2086
+succeeds 'train as the original' train $second -o "$work/original" --seq-len 64 --threads 1 --recipe original
 M=$(ls -d "$R"/checkpoints/step-*)
 generate_keys='text ids seed index forwards seconds'
 eval_keys='eval_ce perplexity nelbo_nats_per_token standard_error standard_error_documents bits_per_byte tokens bytes seconds'
@@ -94,6 +99,15 @@ succeeds 'eval again' eval -m "$R" -d "$R/data" --json --seed 5 --precision f32 
 check 'the same seed repeats it' sh -c "sed 's/\"seconds\".*//' '$work/out' | cmp - '$work/measured'"
 succeeds 'one draw' eval -m "$R" -d "$R/data" --draws 1 --json
 check 'has no standard error' wrote '"standard_error":null'
+succeeds 'two models' eval -m "$R" -m "$work/second" -d "$R/data" --seed 5
+check 'a table' wrote 'the second has'
+succeeds 'two models, JSON' eval -m "$R" -m "$work/second" -d "$R/data" --json --seed 5 --precision f32 --threads 1
+check 'the first as alone' wrote "$(sed 's/,"bits_per_byte.*//' "$work/measured")"
+check 'keys' sh -c "grep -q '^{\"models\":\[{.*}\],\"difference\":{\"eval_ce\":.*\"standard_error\":' '$work/out'"
+succeeds 'a model beside itself' eval -m "$R" -m "$R" -d "$R/data" --json
+check 'differs by nothing' wrote '"nelbo_nats_per_token":0.0,"standard_error":0.0,'
+refuses 1 'score other tokens: measure each alone' eval -m "$R" -m "$work/original" -d "$R/data"
+refuses 2 '-m: c is one too many, two are compared' eval -m a -m b -m c -d "$R/data"
 refuses 1 'sequence length 65 is above the model' eval -m "$R" -d "$R/data" --seq-len 65
 refuses 1 "$R is no folder of prepared data: it has no data.json" eval -m "$R" -d "$R"
 refuses 1 "$work/absent" eval -m "$R" -d "$work/absent"

@@ -236,3 +236,60 @@ TEST(what_it_refuses) {
     dlm_model_free(model);
     dlm_data_close(data);
 }
+
+/* ---- two models -------------------------------------------------------------------------------------------
+ */
+
+/* The difference is that of the results, which are those of each alone, and over many seeds it is spread as
+ * its standard error says, which is less than what both errors apart would give. */
+TEST(difference_of_two_models) {
+    enum { SEEDS = 60 };
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *first = new_model(false, 0.3, golden_path("tokenizer/stories_1024"));
+    dlm_model *second = new_model(false, 0.31, golden_path("tokenizer/stories_1024"));
+    REQUIRE(data != NULL && first != NULL && second != NULL);
+    dlm_eval_options options = dlm_eval_defaults();
+    options.draws = 32;
+    double sum = 0, squares = 0, variance = 0, apart = 0;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        dlm_eval_result results[2], alone, difference;
+        dlm_error err;
+        options.seed = seed;
+        REQUIRE_OK(dlm_eval_pair(first, second, data, &options, results, &difference, &err), &err);
+        CHECK_CLOSE(difference.nelbo, results[1].nelbo - results[0].nelbo, 1e-12);
+        sum += difference.nelbo;
+        squares += difference.nelbo * difference.nelbo;
+        variance += difference.standard_error * difference.standard_error / SEEDS;
+        apart += (results[0].standard_error * results[0].standard_error +
+                  results[1].standard_error * results[1].standard_error) /
+                 SEEDS;
+        if (seed > 0) continue;
+        REQUIRE_OK(dlm_eval(second, data, &options, &alone, &err), &err);
+        CHECK(results[1].nelbo == alone.nelbo && results[1].eval_ce == alone.eval_ce);
+        CHECK(results[1].standard_error == alone.standard_error);
+        CHECK_CLOSE(difference.eval_ce, results[1].eval_ce - results[0].eval_ce, 1e-12);
+        CHECK_CLOSE(difference.bits_per_byte, results[1].bits_per_byte - results[0].bits_per_byte, 1e-12);
+    }
+    double seen = (squares - sum * sum / SEEDS) / (SEEDS - 1);
+    check_context("variance %g, by the standard error %g, by those apart %g", seen, variance, apart);
+    CHECK(seen > 0.5 * variance && seen < 2 * variance);
+    CHECK(variance < apart / 20);
+    dlm_model_free(first);
+    dlm_model_free(second);
+    dlm_data_close(data);
+}
+
+TEST(models_that_score_other_tokens) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *first = new_model(false, 0.3, golden_path("tokenizer/stories_1024"));
+    dlm_model *second = new_model(true, 0.3, golden_path("tokenizer/stories_1024"));
+    REQUIRE(data != NULL && first != NULL && second != NULL);
+    const dlm_eval_options options = dlm_eval_defaults();
+    dlm_eval_result results[2], difference;
+    dlm_error err;
+    CHECK_INT_EQ(dlm_eval_pair(first, second, data, &options, results, &difference, &err), DLM_MISMATCH);
+    CHECK(strstr(err.message, "score other tokens") != NULL);
+    dlm_model_free(first);
+    dlm_model_free(second);
+    dlm_data_close(data);
+}
