@@ -74,15 +74,15 @@ static void adjust(void *settings) {
 }
 
 #define TRAIN_ROW(field, ...) OPTION_INNER_ROW(train_settings, train, dlm_train_options, field, __VA_ARGS__)
-#define SIZE_ROW(field, option, least, most, text)                                                    \
-    TRAIN_ROW(field, .name = option, .kind = OPTION_SIZE, .argument = "N", .min = least, .max = most, \
-              .help = text)
+#define SIZE_ROW(field, option, least, most, text)                                                          \
+    TRAIN_ROW(field, .name = (option), .kind = OPTION_SIZE, .argument = "N", .min = (least), .max = (most), \
+              .help = (text))
 #define COUNT_ROW(field, option, text) SIZE_ROW(field, option, 0, OPTION_COUNT_MAX, text)
-#define REAL_ROW(field, option, least, most, text)                                                    \
-    TRAIN_ROW(field, .name = option, .kind = OPTION_REAL, .argument = "X", .min = least, .max = most, \
-              .help = text)
+#define REAL_ROW(field, option, least, most, text)                                                          \
+    TRAIN_ROW(field, .name = (option), .kind = OPTION_REAL, .argument = "X", .min = (least), .max = (most), \
+              .help = (text))
 #define CHOICE_ROW(field, option, words, text) \
-    TRAIN_ROW(field, .name = option, .kind = OPTION_CHOICE, .choices = words, .help = text)
+    TRAIN_ROW(field, .name = (option), .kind = OPTION_CHOICE, .choices = (words), .help = (text))
 
 static const option options[] = {
     TRAIN_ROW(run, .name = "output", .letter = 'o', .kind = OPTION_TEXT, .argument = "RUN", .required = true,
