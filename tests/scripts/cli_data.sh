@@ -11,7 +11,7 @@ printf 'ab\377cd' > "$work/invalid"
 
 # ---- help and exit statuses ---------------------------------------------------------------------------------------------
 for name in 'tokenizer train' 'tokenizer encode' 'tokenizer decode' 'tokenizer info' prepare train eval generate refine \
-    info help; do
+    info bench help; do
     # shellcheck disable=SC2086
     succeeds "$name --help" $name --help
     check "$name --help shows how it is called" wrote "Usage: diffusionlm $name"
