@@ -241,28 +241,30 @@ $(COMPLETIONS): $(OUT)/completion.%: $(PROGRAM)
 
 .PHONY: install uninstall
 install: all $(if $(PROGRAM),$(MANUAL) $(COMPLETIONS))
-	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include
-	install -m 644 include/diffusionlm.h $(DESTDIR)$(PREFIX)/include/
-	install -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/
-	install -m 755 $(DYNAMIC) $(DESTDIR)$(LIBDIR)/
-	ln -sfn $(notdir $(DYNAMIC)) $(DESTDIR)$(LIBDIR)/$(SONAME)
-	ln -sfn $(SONAME) $(DESTDIR)$(LIBDIR)/libdiffusionlm.so
+	@case '$(PREFIX)' in /*) ;; *) echo "PREFIX is '$(PREFIX)', which is no absolute path" >&2; exit 1 ;; esac
+	install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(PREFIX)/include'
+	install -m 644 include/diffusionlm.h '$(DESTDIR)$(PREFIX)/include/'
+	install -m 644 $(STATIC) '$(DESTDIR)$(LIBDIR)/'
+	install -m 755 $(DYNAMIC) '$(DESTDIR)$(LIBDIR)/'
+	ln -sfn $(notdir $(DYNAMIC)) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
+	ln -sfn $(SONAME) '$(DESTDIR)$(LIBDIR)/libdiffusionlm.so'
 	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@PRIVATE@|$(PRIVATE_LIBS)|' tools/diffusionlm.pc.in \
-	    > $(DESTDIR)$(LIBDIR)/pkgconfig/diffusionlm.pc
+	    > '$(DESTDIR)$(LIBDIR)/pkgconfig/diffusionlm.pc'
 ifneq ($(PROGRAM),)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/
-	install -m 644 $(MANUAL) $(DESTDIR)$(PREFIX)/share/man/man1/
-	install -D -m 644 $(OUT)/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/diffusionlm
-	install -D -m 644 $(OUT)/completion.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_diffusionlm
-	install -D -m 644 $(OUT)/completion.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/diffusionlm.fish
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	install -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/'
+	install -m 644 $(MANUAL) '$(DESTDIR)$(PREFIX)/share/man/man1/'
+	install -D -m 644 $(OUT)/completion.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/diffusionlm'
+	install -D -m 644 $(OUT)/completion.zsh '$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_diffusionlm'
+	install -D -m 644 $(OUT)/completion.fish '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/diffusionlm.fish'
 endif
 
+INSTALLED := bin/diffusionlm include/diffusionlm.h lib/libdiffusionlm.a lib/libdiffusionlm.so lib/$(SONAME) \
+             lib/$(notdir $(DYNAMIC)) lib/pkgconfig/diffusionlm.pc share/man/man1/diffusionlm.1 \
+             share/bash-completion/completions/diffusionlm share/zsh/site-functions/_diffusionlm \
+             share/fish/vendor_completions.d/diffusionlm.fish
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/diffusionlm include/diffusionlm.h lib/libdiffusionlm.a \
-	    lib/libdiffusionlm.so lib/$(SONAME) lib/$(notdir $(DYNAMIC)) lib/pkgconfig/diffusionlm.pc \
-	    share/man/man1/diffusionlm.1 share/bash-completion/completions/diffusionlm \
-	    share/zsh/site-functions/_diffusionlm share/fish/vendor_completions.d/diffusionlm.fish)
+	rm -f $(patsubst %,'$(DESTDIR)$(PREFIX)/%',$(INSTALLED))
 
 # ---- the rest -------------------------------------------------------------------------------------------------------------
 

@@ -42,18 +42,13 @@ static const option options[] = {
     OPTION_ROW(eval_settings, shared.json, .name = "json", .kind = OPTION_FLAG, .help = "print it as JSON"),
     {0}};
 
-/* What cannot be measured, such as an error from one draw, is not a number; JSON has null for it. */
-static json_t *number(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static json_t *describe(const dlm_eval_result *result) {
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:f}", "eval_ce", number(result->eval_ce),
-                     "perplexity", number(result->perplexity), "nelbo_nats_per_token", number(result->nelbo),
-                     "standard_error", number(result->standard_error), "standard_error_documents",
-                     number(result->standard_error_documents), "bits_per_byte", number(result->bits_per_byte),
-                     "tokens", (json_int_t)result->tokens, "bytes", (json_int_t)result->bytes, "seconds",
-                     result->seconds);
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:f}", "eval_ce", json_number(result->eval_ce),
+        "perplexity", json_number(result->perplexity), "nelbo_nats_per_token", json_number(result->nelbo),
+        "standard_error", json_number(result->standard_error), "standard_error_documents",
+        json_number(result->standard_error_documents), "bits_per_byte", json_number(result->bits_per_byte),
+        "tokens", (json_int_t)result->tokens, "bytes", (json_int_t)result->bytes, "seconds", result->seconds);
 }
 
 static void print_table(const dlm_eval_result *result) {
@@ -80,11 +75,11 @@ static void print_table(const dlm_eval_result *result) {
  */
 
 static json_t *describe_pair(const dlm_eval_result results[2], const dlm_eval_result *difference) {
-    json_t *parts =
-        json_pack("{s:o, s:o, s:o, s:o, s:o}", "eval_ce", number(difference->eval_ce), "nelbo_nats_per_token",
-                  number(difference->nelbo), "standard_error", number(difference->standard_error),
-                  "standard_error_documents", number(difference->standard_error_documents), "bits_per_byte",
-                  number(difference->bits_per_byte));
+    json_t *parts = json_pack("{s:o, s:o, s:o, s:o, s:o}", "eval_ce", json_number(difference->eval_ce),
+                              "nelbo_nats_per_token", json_number(difference->nelbo), "standard_error",
+                              json_number(difference->standard_error), "standard_error_documents",
+                              json_number(difference->standard_error_documents), "bits_per_byte",
+                              json_number(difference->bits_per_byte));
     return json_pack("{s:[o, o], s:o}", "models", describe(&results[0]), describe(&results[1]), "difference",
                      parts);
 }

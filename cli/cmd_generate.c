@@ -144,7 +144,7 @@ static int generate(const generate_settings *settings, const prompt *start, writ
         begin_batch(to);
         if (dlm_sample(model, &sample, to->done, sequences.n, sequences.lengths, sequences.ids,
                        sequences.fixed, NULL, &to->forwards, &err) != DLM_OK)
-            status = fail_with(&err);
+            status = fail_in_options(&err);
         else
             status = write_batch(to, &sequences);
     }

@@ -104,7 +104,7 @@ static int refine(const refine_settings *settings, dlm_documents *documents, wri
         to->all = to->done + sequences.n;
         if (dlm_refine(model, &how, to->done, sequences.n, sequences.lengths, sequences.ids, sequences.fixed,
                        &err) != DLM_OK)
-            status = fail_with(&err);
+            status = fail_in_options(&err);
         else
             status = write_batch(to, &sequences);
         if (status != EXIT_DONE) break;

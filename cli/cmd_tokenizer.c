@@ -3,6 +3,7 @@
 
 #include "texts.h"
 #include "json.h"
+#include "paths.h"
 #include "terminal.h"
 
 #include "diffusionlm.h"
@@ -18,6 +19,7 @@ typedef struct train_settings {
     common shared;
     const char *output;
     dlm_bpe_options bpe;
+    bool overwrite;
     text_choice text;
 } train_settings;
 
@@ -35,6 +37,8 @@ static const option train_options[] = {
     OPTION_ROW(train_settings, bpe.min_frequency, .name = "min-frequency", .kind = OPTION_WHOLE,
                .argument = "N", .min = 0, .max = OPTION_COUNT_MAX,
                .help = "merge only pairs that occur at least this often"),
+    OPTION_ROW(train_settings, overwrite, .name = "overwrite", .kind = OPTION_FLAG,
+               .help = "replace the tokenizer.json that is there"),
     TEXT_ROWS(train_settings, text),
     OPTION_ROW(train_settings, shared.json, .name = "json", .kind = OPTION_FLAG,
                .help = "print what was made as JSON"),
@@ -52,6 +56,12 @@ static json_t *describe(const dlm_tokenizer *tokenizer) {
 
 static int train(const void *given) {
     const train_settings *settings = given;
+    char *file = join(settings->output, "tokenizer.json");
+    const bool there = file != NULL && exists(file);
+    free(file);
+    if (there && !settings->overwrite)
+        return fail("%s has a tokenizer.json, which data and models may rest on; --overwrite replaces it",
+                    settings->output);
     catch_signals();
     dlm_documents *documents;
     int status =

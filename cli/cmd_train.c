@@ -3,6 +3,7 @@
 #include "commands.h"
 
 #include "models.h"
+#include "paths.h"
 #include "texts.h"
 #include "json.h"
 #include "prepare.h"
@@ -102,17 +103,17 @@ static const option options[] = {
     OPTION_ROW(train_settings, preset, .name = "preset", .kind = OPTION_CHOICE, .choices = preset_choices,
                .help = "channels, blocks and heads: 128, 4, 4; 256, 8, 8; or 768, 12, 12"),
     SIZE_ROW(hidden_size, "hidden", 1, 65536, "channels"),
-    SIZE_ROW(depth, "depth", 1, 1000, "blocks"),
+    SIZE_ROW(depth, "depth", 1, 1024, "blocks"),
     SIZE_ROW(num_heads, "heads", 1, 1024, "attention heads, a divisor of the channels"),
     REAL_ROW(mlp_ratio, "mlp-ratio", 0.01, 64,
              "hidden channels of a block's MLP, in multiples of its channels"),
-    SIZE_ROW(seq_len, "seq-len", 2, 65536, "tokens of the longest sequence"),
+    SIZE_ROW(seq_len, "seq-len", 1, 1 << 20, "tokens of the longest sequence"),
     CHOICE_ROW(time, "time", time_choices,
                "how the model learns the time: not at all, or as the original does"),
     CHOICE_ROW(position, "position", position_choices, "learned positions, or rotary ones too"),
     CHOICE_ROW(recipe, "recipe", recipe_choices,
                "all other defaults: what trains fast, or what the original program did"),
-    SIZE_ROW(batch, "batch", 1, 1e6, "sequences in a step"),
+    SIZE_ROW(batch, "batch", 1, 1 << 20, "sequences in a step"),
     CHOICE_ROW(optimizer, "optimizer", optimizer_choices,
                "Muon is for the blocks' matrices, the rest stays with AdamW"),
     REAL_ROW(lr, "lr", 0, 100, "the highest learning rate"),
@@ -146,22 +147,6 @@ static const option options[] = {
                .help = "at the end print what was reached as JSON"),
     {0}};
 
-/* dir/name; free() it; NULL, said, without memory. */
-static char *join(const char *dir, const char *name) {
-    size_t size = strlen(dir) + strlen(name) + 2;
-    char *path = malloc(size);
-    if (path == NULL)
-        (void)fail("out of memory");
-    else
-        (void)snprintf(path, size, "%s/%s", dir, name);
-    return path;
-}
-
-static bool exists(const char *path) {
-    struct stat facts;
-    return stat(path, &facts) == 0;
-}
-
 /* Is there a file or folder of that name in RUN? */
 static bool run_has(const train_settings *settings, const char *name) {
     char *path = join(settings->train.run, name);
@@ -175,6 +160,10 @@ static bool run_has(const train_settings *settings, const char *name) {
 static bool only_prepared(const train_settings *settings) {
     return !run_has(settings, "log.csv") && !run_has(settings, "checkpoints") &&
            (run_has(settings, "tokenizer") || run_has(settings, "data"));
+}
+
+static bool is_run(const train_settings *settings) {
+    return run_has(settings, "log.csv") || run_has(settings, "checkpoints") || only_prepared(settings);
 }
 
 static int check_usage(const train_settings *settings) {
@@ -323,6 +312,11 @@ static void say_start(const run_state *run) {
         "%s tokens",
         run->settings->train.run, config->vocab_size, config->hidden_size, config->depth, config->num_heads,
         config->max_seq_len, documents, tokens);
+    const dlm_train_options *train = &run->settings->train;
+    if (data.documents == 1 && train->eval_data == NULL && train->eval_every > 0)
+        say("%s: of its one document none can be held out, so nothing is evaluated; --eval-data DATA gives "
+            "another",
+            train->run);
 }
 
 /* How far, loss, learning rate, speed, time left. */
@@ -378,9 +372,9 @@ static json_t *describe(const run_state *run) {
                   report->checkpoint, "step", (json_int_t)report->step, "epoch", report->epoch, "tokens",
                   (json_int_t)report->tokens, "seconds", report->seconds, "loss", report->loss);
     if (all == NULL || !run->evaluated) return all;
-    (void)json_object_set_new(all, "eval_ce", json_real(run->eval_ce));
-    (void)json_object_set_new(all, "eval_ppl", json_real(run->eval_ppl));
-    (void)json_object_set_new(all, "eval_nelbo", json_real(run->eval_nelbo));
+    (void)json_object_set_new(all, "eval_ce", json_number(run->eval_ce));
+    (void)json_object_set_new(all, "eval_ppl", json_number(run->eval_ppl));
+    (void)json_object_set_new(all, "eval_nelbo", json_number(run->eval_nelbo));
     return all;
 }
 
@@ -432,14 +426,15 @@ static int run(const void *given) {
     const train_settings *settings = given;
     int status = check_usage(settings);
     if (status != EXIT_DONE) return status;
-    if (!settings->train.resume && exists(settings->train.run))
-        return fail("%s is already there; --resume goes on with it", settings->train.run);
-    if (settings->train.resume && !exists(settings->train.run))
-        return fail("%s: there is no such run to resume", settings->train.run);
+    const char *name = settings->train.run;
+    if (!settings->train.resume && exists(name) && !is_empty_folder(name))
+        return is_run(settings) ? fail("%s is already there; --resume goes on with it", name)
+                                : fail("%s is already there, and is no run: give another name", name);
+    if (settings->train.resume && !exists(name)) return fail("%s: there is no such run to resume", name);
     if (settings->recall.status != DLM_OK && settings->recall.status != DLM_NOT_FOUND)
         return fail("%s", settings->recall.message);
     dlm_error err = {0};
-    if (dlm_train_check(&settings->train, &err) != DLM_OK) return fail_with(&err);
+    if (dlm_train_check(&settings->train, &err) != DLM_OK) return fail_in_options(&err);
     catch_signals();
     if (settings->train.data != NULL && settings->shared.n_operands == 0)
         return train(settings, settings->train.data);

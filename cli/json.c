@@ -5,6 +5,7 @@
 
 #include "diffusionlm.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,6 +29,10 @@ json_t *json_ids(const int32_t *ids, size_t n) {
         all = NULL;
     }
     return all;
+}
+
+json_t *json_number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
 }
 
 json_t *json_hash(uint64_t hash) {

@@ -14,6 +14,8 @@ int print_json(json_t *value);
 /* A string of n bytes of UTF-8, and an array of n ids; NULL without memory. */
 json_t *json_text(const char *text, size_t n);
 json_t *json_ids(const int32_t *ids, size_t n);
+/* What could not be measured is not a number; JSON has null for it. */
+json_t *json_number(double value);
 /* A hash, as 16 hexadecimal digits: JSON numbers do not hold 64 bits. */
 json_t *json_hash(uint64_t hash);
 

@@ -74,6 +74,11 @@ int fail_with(const dlm_error *err) {
     return fail("%s", err->message[0] != 0 ? err->message : dlm_status_text(err->status));
 }
 
+int fail_in_options(const dlm_error *err) {
+    const int status = fail_with(err);
+    return status == EXIT_FAILED && err->status == DLM_ARGUMENT ? EXIT_USAGE : status;
+}
+
 int flush_output(void) {
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_DONE;

@@ -26,6 +26,8 @@ bool write_text(FILE *file, bool terminal, const char *text, size_t n);
 __attribute__((format(printf, 1, 2))) int fail(const char *format, ...);
 /* The same of a failed library call; when a signal had asked to stop, says just that and gives its status. */
 int fail_with(const dlm_error *err);
+/* The same of a call whose arguments (DLM_ARGUMENT) are values of options: these are errors of usage. */
+int fail_in_options(const dlm_error *err);
 
 /* Sends out what was written to standard output. EXIT_DONE; or EXIT_FAILED said, without words when the
  * reader has left, as in `| head`. */

@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define T_MIN        1e-3                         /* of the original's draw of t */
 #define GOLDEN_RATIO UINT64_C(0x9E3779B97F4A7C15) /* of 2^64 */
 #define LN_2         0.69314718055994530942
 
@@ -128,7 +127,7 @@ static dlm_status add_elbo(dlm_likelihood *l, size_t window, bool last, dlm_erro
 static dlm_status add_cross_entropy(dlm_likelihood *l, size_t window, dlm_error *err) {
     const dlm_likelihood_options *o = &l->options;
     dlm_rng rng = dlm__rng(o->seed, DLM_RNG_EVALUATE, (uint32_t)window, DRAW_CROSS_ENTROPY);
-    const double t = fmax(dlm__rng_uniform(&rng), T_MIN);
+    const double t = fmax(dlm__rng_uniform(&rng), DLM_T_MIN);
     const size_t masked = dlm__mask_independently(&rng, l->held.n, dlm__sigma(o->schedule, t), l->masked);
     if (masked == 0) return DLM_OK;
     const dlm_score_tag tag = {.n = l->held.n, .masked = masked, .window = window};

@@ -9,6 +9,7 @@
 #include "model/model.h"
 
 #define DLM_SIGMA_MIN 1e-3
+#define DLM_T_MIN     1e-3 /* of the original, which draws t = max(u, this) */
 
 /* Cumulative masking probability sigma(t), clamped to [1e-3, 1]; its inverse t(sigma), sigma clamped
  * likewise; its slope sigma'(t), not clamped. */

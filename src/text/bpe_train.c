@@ -338,11 +338,19 @@ static void free_trainer(trainer *t) {
     free(t->content);
 }
 
+static bool any_word(const dlm_word_counts *counts) {
+    size_t words = 0;
+    for (size_t i = 0; i < counts->n; i++) words += counts->tables[i].n;
+    return words > 0;
+}
+
 static dlm_status train(trainer *t, dlm_documents *documents, dlm_error *err) {
     dlm_meter meter = dlm__meter(t->options->progress, t->options->user);
     dlm_word_counts counts = {0};
     DLM_TRY(add_alphabet(t->tokenizer, err));
     dlm_status status = dlm__words_count(documents, &meter, &counts, err);
+    if (status == DLM_OK && !any_word(&counts))
+        status = dlm__fail(err, DLM_FORMAT, "the text is empty: there is nothing to learn a vocabulary from");
     if (status == DLM_OK) status = spread_words(t, &counts, err);
     dlm__words_free(&counts);
     DLM_TRY(status);

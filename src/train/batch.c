@@ -137,7 +137,7 @@ static void corrupt_original(dlm_global_batch *batch, dlm_rng *rng, const dlm_wi
     drawn->n = o->seq_len;
     drawn->real = window->n;
     double u = dlm__rng_uniform(rng);
-    drawn->t = u > DLM_SIGMA_MIN ? u : DLM_SIGMA_MIN;
+    drawn->t = u > DLM_T_MIN ? u : DLM_T_MIN;
     drawn->masked = dlm__mask_independently(rng, window->n, dlm__sigma(o->schedule, drawn->t), batch->masked);
     double weight = dlm__loss_weight(o->weight, o->schedule, drawn->t);
     drawn->scale = drawn->masked == 0 ? 0 : weight / ((double)drawn->masked * (double)o->sequences);

@@ -77,9 +77,9 @@ typedef struct option_row {
 
 static const option_row rows[] = {
     ENUM_OF(recipe, RECIPE),
-    SIZE_OF(hidden_size, true, 1, 1e6),
-    SIZE_OF(depth, true, 1, 1e4),
-    SIZE_OF(num_heads, true, 1, 1e6),
+    SIZE_OF(hidden_size, true, 1, 1 << 16),
+    SIZE_OF(depth, true, 1, 1 << 10),
+    SIZE_OF(num_heads, true, 1, 1 << 16),
     REAL_OF(mlp_ratio, true, 0, 1e3),
     ENUM_OF(time, TIME),
     ENUM_OF(position, POSITION),
@@ -113,19 +113,25 @@ enum { ANY_VOCABULARY = 1024 }; /* the data's own is checked with the data */
 
 /* The name of an enum's value, NULL behind the last. */
 static const char *enum_name(option_kind kind, int value) {
-    static const char *const weights[] = {"elbo", "flat", "uniform", "inv_sigma", "sigma"};
-    static const char *const optimizers[] = {"adamw", "muon"};
-    static const char *const precisions[] = {"auto", "f32", "bf16"};
-    int n = kind == WEIGHT ? 5 : kind == PRECISION ? 3 : 2;
-    if (value < 0 || value >= n) return NULL;
+    static const char *const weights[] = {"elbo", "flat", "uniform", "inv_sigma", "sigma", NULL};
+    static const char *const optimizers[] = {"adamw", "muon", NULL};
+    static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
+    enum { OF_TWO = 2 }; /* the names that the model has too */
+    const char *const *own = kind == WEIGHT      ? weights
+                             : kind == OPTIMIZER ? optimizers
+                             : kind == PRECISION ? precisions
+                                                 : NULL;
+    if (value < 0) return NULL;
+    if (own != NULL) {
+        while (value > 0 && *own != NULL) own++, value--;
+        return *own;
+    }
+    if (value >= OF_TWO) return NULL;
     switch (kind) {
     case TIME: return dlm__time_name((dlm_time)value);
     case POSITION: return dlm__position_name((dlm_position)value);
     case SCHEDULE: return dlm__schedule_name((dlm_schedule)value);
     case RECIPE: return dlm__recipe_name((dlm_recipe)value);
-    case WEIGHT: return weights[value];
-    case OPTIMIZER: return optimizers[value];
-    case PRECISION: return precisions[value];
     default: return NULL;
     }
 }

@@ -30,7 +30,7 @@ check 'it says what it made' said '300 tokens, 40 of them merges'
 for form in "--format lines $work/lines" "--format jsonl --field s $work/jsonl" "$work/text.gz" "$work/text.zst"; do
     # shellcheck disable=SC2086
     succeeds 'train on another form' tokenizer train $form -o "$work/other" --vocab-size 300 --min-frequency 2 --quiet \
-        --seed 1 --invalid error --json
+        --seed 1 --invalid error --json --overwrite
     check 'keys' keys vocab_size merges added_tokens pad_id unk_id mask_id end_id add_prefix_space hash
     check "the same from $form" cmp "$T/tokenizer.json" "$work/other/tokenizer.json"
 done
@@ -38,6 +38,11 @@ refuses 2 '--vocab-size: 259 is not a whole number from 260 to 1000000' tokenize
     --vocab-size 259
 refuses 1 'invalid' tokenizer train "$work/invalid" -o "$work/no"
 check 'the message tells the byte' said '2'
+refuses 1 'the text is empty' tokenizer train /dev/null -o "$work/no"
+cp "$T/tokenizer.json" "$work/before"
+refuses 1 'has a tokenizer.json, which data and models may rest on; --overwrite replaces it' tokenizer train "$work/text" \
+    -o "$T" --vocab-size 290
+check 'it is as it was' cmp "$T/tokenizer.json" "$work/before"
 refuses 1 'absent' tokenizer train "$work/absent" -o "$work/no"
 check 'nothing was made' test ! -e "$work/no"
 

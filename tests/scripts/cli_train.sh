@@ -44,6 +44,19 @@ check 'the same state' cmp "$work/state" "$work/two/checkpoints/step-00000020/tr
 check 'the same weights' cmp "$work/one/checkpoints/step-00000020/model.safetensors" \
     "$work/two/checkpoints/step-00000020/model.safetensors"
 
+# ---- folders, and texts of one document --------------------------------------------------------------------------------
+mkdir "$work/empty" "$work/other"
+: > "$work/other/letter"
+# shellcheck disable=SC2086
+succeeds 'into an empty folder' train -d "$D" -o "$work/empty" $tiny --steps 1 --quiet
+refuses 1 'other is already there, and is no run' train -d "$D" -o "$work/other"
+echo 'One book, and nothing else.' > "$work/book"
+# shellcheck disable=SC2086
+succeeds 'a single document' train "$work/book" -o "$work/read" $tiny --steps 2 --eval-every 1
+check 'it is learnt whole' said 'none can be held out, so nothing is evaluated; --eval-data DATA'
+refuses 2 'hidden_size 128 is no multiple of num_heads 3' train "$work/book" -o "$work/no" --preset tiny --heads 3
+check 'nothing was made' test ! -e "$work/no"
+
 # ---- stopped and resumed ------------------------------------------------------------------------------------------------
 # shellcheck disable=SC2086
 succeeds 'uninterrupted' train -d "$D" -o "$work/whole" $long --quiet
@@ -105,7 +118,7 @@ run prepare "$work/text" -t "$work/other" -o "$work/foreign" --quiet
 refuses 1 'goes on with other data than it began with' train -o "$work/short" -d "$work/foreign" --resume --steps 12
 refuses 1 'was made with another vocabulary' train -d "$D" --eval-data "$work/foreign" -o "$work/no" --steps 2
 refuses 1 "$work/absent: there is no such run to resume" train "$work/text" -o "$work/absent" --resume
-refuses 1 'hidden_size 15 is no multiple of num_heads 2' train "$work/text" -o "$work/no" --hidden 15 --heads 2
+refuses 2 'hidden_size 15 is no multiple of num_heads 2' train "$work/text" -o "$work/no" --hidden 15 --heads 2
 refuses 1 "$work/absent" train -d "$work/absent" -o "$work/no"
 refuses 2 'what to train on is missing: -d DATA or FILE...' train -o "$work/no"
 refuses 2 '-d DATA and FILE... exclude each other' train -d "$D" "$work/text" -o "$work/no"

@@ -8,7 +8,7 @@ tokenizer=$GOLDEN/tokenizer/stories_1024/tokenizer.json
 
 make_it() {
     # The outer make's job slots are not for this one.
-    env -u MAKEFLAGS -u MFLAGS "$MAKE" --no-print-directory "$1" PREFIX=$prefix DESTDIR="$work/root" CC="$CC" \
+    env -u MAKEFLAGS -u MFLAGS "$MAKE" --no-print-directory "$1" PREFIX="${2-$prefix}" DESTDIR="$work/root${3-}" CC="$CC" \
         BACKEND="$BACKEND" MODE="$MODE" CFLAGS="${CFLAGS-}" LDFLAGS="${LDFLAGS-}"
 }
 
@@ -74,4 +74,13 @@ if [ -f "$PROGRAM" ]; then
 fi
 check 'make uninstall' make_it uninstall
 check 'nothing is left' files_left
+# ---- awkward places -------------------------------------------------------------------------------------------------
+refuses_relative() { ! make_it install relative; }
+check 'a relative prefix is refused' refuses_relative
+check 'and nothing made' test ! -e relative
+check 'a place with a space' make_it install '/opt/with space' ' too'
+check 'is there' test -x "$work/root too/opt/with space/bin/diffusionlm"
+check 'and goes again' make_it uninstall '/opt/with space' ' too'
+check 'all of it' test -z "$(find "$work/root too" ! -type d)"
+
 finish

@@ -1,0 +1,13 @@
+/* Names of files and folders. */
+#ifndef DLM_CLI_PATHS_H
+#define DLM_CLI_PATHS_H
+
+#include <stdbool.h>
+
+/* dir/name, freed by the caller; NULL, said, without memory. */
+char *join(const char *dir, const char *name);
+/* Is there a file or folder of that name; is it a folder without anything in it? */
+bool exists(const char *path);
+bool is_empty_folder(const char *path);
+
+#endif
