@@ -16,20 +16,28 @@ static bool holds(const char *folder, const char *name) {
     return found;
 }
 
-/* The name in a run's file `latest`: one path component. free() it. */
+dlm_status dlm__latest_parse(const char *name, const char *text, size_t n, char **checkpoint,
+                             dlm_error *err) {
+    size_t length = 0;
+    while (length < n && text[length] != '\n' && text[length] != '\r') length++;
+    size_t end = length;
+    if (end < n && text[end] == '\r') end++;
+    if (end < n && text[end] == '\n') end++;
+    bool component = length > 0 && text[0] != '.' && memchr(text, '/', length) == NULL;
+    if (!component || end < n || memchr(text, 0, length) != NULL)
+        return dlm__fail(err, DLM_FORMAT, "%s does not name a checkpoint of this run", name);
+    *checkpoint = dlm__copy_bytes(text, length);
+    return *checkpoint != NULL ? DLM_OK : dlm__fail_memory(err, name, length);
+}
+
+/* The name in a run's file `latest`; free() it. */
 static dlm_status read_latest(const char *run, char **name, dlm_error *err) {
-    char *path = dlm__join(run, "latest");
-    size_t size;
+    char *path = dlm__join(run, "latest"), *text = NULL;
+    size_t n;
     if (path == NULL) return dlm__fail_memory(err, run, strlen(run));
-    dlm_status status = dlm__read_file(path, 4096, name, &size, err);
-    if (status == DLM_OK) {
-        (*name)[strcspn(*name, "\r\n")] = 0;
-        if ((*name)[0] == 0 || (*name)[0] == '.' || strchr(*name, '/') != NULL) {
-            status = dlm__fail(err, DLM_FORMAT, "%s does not name a checkpoint of this run", path);
-            free(*name);
-            *name = NULL;
-        }
-    }
+    dlm_status status = dlm__read_file(path, 4096, &text, &n, err);
+    if (status == DLM_OK) status = dlm__latest_parse(path, text, n, name, err);
+    free(text);
     free(path);
     return status;
 }

@@ -22,6 +22,9 @@ dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_err
 /* The folder that MODEL names: itself, or the newest checkpoint of a run folder, checkpoints/NAME with the
  * NAME in its file `latest`. free() it. */
 dlm_status dlm__model_folder(const char *path, char **folder, dlm_error *err);
+/* That NAME from the n bytes of such a file: one path component, and at most a line end behind it. free() it;
+ * name is for messages. */
+dlm_status dlm__latest_parse(const char *name, const char *text, size_t n, char **checkpoint, dlm_error *err);
 
 /* Whether a safetensors file holds just layout's tensors: missing, extra or differently shaped ones are
  * errors that name them. */

@@ -6,18 +6,18 @@
  * again. docs/formats.md describes the files. */
 #include "train/trainer.h"
 
-#include "format/safetensors.h"
-
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT_VERSION = 1, NAME_SIZE = 40 };
+enum { NAME_SIZE = 40 };
+
+/* trainer.json and clock.json are a few kilobytes. */
+#define STATE_LIMIT ((size_t)1 << 20)
 
 static const char weights_file[] = "model.safetensors", raw_file[] = "raw.safetensors",
                   optimizer_file[] = "optimizer.safetensors", config_file[] = "config.json",
@@ -42,229 +42,38 @@ static dlm_status join(const char *dir, const char *name, char **path, dlm_error
     return *path != NULL ? DLM_OK : dlm__fail_memory(err, name, strlen(dir) + strlen(name) + 2);
 }
 
-/* ---- the optimiser's moments -------------------------------------------------------------------------- */
-
-/* The tensors of optimizer.safetensors: m.NAME, and v.NAME where there are second moments. names has room for
- * 2 n names; returns how many there are. */
-static size_t list_moments(const dlm_learner *learner, char (*names)[DLM_MAX_NAME + 2],
-                           dlm_st_entry *entries) {
-    size_t n = 0;
-    for (size_t part = 0; part < 2; part++) {
-        for (size_t i = 0; i < learner->layout->n; i++) {
-            const dlm_param *p = &learner->layout->params[i];
-            const float *data = part == 0 ? learner->momentum + p->offset : dlm__learner_squares(learner, i);
-            if (data == NULL) continue;
-            (void)snprintf(names[n], sizeof names[n], "%c.%s", part == 0 ? 'm' : 'v', p->name);
-            entries[n] = (dlm_st_entry){.name = names[n], .type = DLM_ST_F32, .ndim = p->ndim, .data = data};
-            memcpy(entries[n].shape, p->shape, sizeof p->shape);
-            n++;
-        }
-    }
-    return n;
-}
-
-typedef struct moments {
-    char (*names)[DLM_MAX_NAME + 2];
-    dlm_st_entry *entries;
-    size_t n;
-} moments;
-
-static dlm_status moments_create(const dlm_learner *learner, moments *list, dlm_error *err) {
-    size_t most = 2 * learner->layout->n;
-    *list = (moments){.names = dlm__calloc(most, sizeof *list->names),
-                      .entries = dlm__calloc(most, sizeof *list->entries)};
-    if (list->names == NULL || list->entries == NULL)
-        return dlm__fail_memory(err, optimizer_file, most * sizeof *list->entries);
-    list->n = list_moments(learner, list->names, list->entries);
-    return DLM_OK;
-}
-
-static void moments_free(moments *list) {
-    free(list->names);
-    free(list->entries);
-}
-
-static dlm_status save_moments(const dlm_trainer *trainer, const char *path, dlm_error *err) {
-    moments list;
-    dlm_status status = moments_create(trainer->learner, &list, err);
-    if (status == DLM_OK) status = dlm__safetensors_save(path, list.entries, list.n, NULL, err);
-    moments_free(&list);
-    return status;
-}
-
-static dlm_status load_moment(const dlm_safetensors *file, const dlm_st_entry *entry, float *values,
-                              dlm_error *err) {
-    const char *path = dlm__safetensors_path(file);
-    const dlm_st_tensor *tensor = dlm__safetensors_find(file, entry->name);
-    if (tensor == NULL) return dlm__fail(err, DLM_FORMAT, "%s: tensor %s is missing", path, entry->name);
-    if (tensor->type != DLM_ST_F32 || tensor->ndim != entry->ndim ||
-        memcmp(tensor->shape, entry->shape, entry->ndim * sizeof *entry->shape) != 0)
-        return dlm__fail(err, DLM_FORMAT, "%s: tensor %s has not the shape of its parameter, in float32",
-                         path, entry->name);
-    DLM_TRY(dlm__safetensors_floats(file, tensor, values, err));
-    for (size_t i = 0; i < tensor->count; i++) {
-        if (!isfinite(values[i]))
-            return dlm__fail(err, DLM_FORMAT, "%s: tensor %s holds a value that is not finite", path,
-                             entry->name);
-    }
-    return DLM_OK;
-}
-
-static dlm_status load_moments(const dlm_learner *learner, const char *path, dlm_error *err) {
-    dlm_safetensors *file;
-    moments list;
-    DLM_TRY(dlm__safetensors_open(path, &file, err));
-    dlm_status status = moments_create(learner, &list, err);
-    if (status == DLM_OK && dlm__safetensors_count(file) != list.n)
-        status = dlm__fail(err, DLM_FORMAT, "%s: %zu tensors, the optimiser has %zu", path,
-                           dlm__safetensors_count(file), list.n);
-    for (size_t i = 0; status == DLM_OK && i < list.n; i++) {
-        /* The entries point into the learner's blocks, which are ours to fill. */
-        float *values = (float *)(uintptr_t)list.entries[i].data; /* NOLINT(performance-no-int-to-ptr) */
-        status = load_moment(file, &list.entries[i], values, err);
-    }
-    moments_free(&list);
-    dlm__safetensors_close(file);
-    return status;
-}
-
-/* ---- trainer.json and clock.json ---------------------------------------------------------------------- */
-
-static json_t *source_json(const dlm_train_source *source) {
-    if (source->path == NULL) return json_null();
-    return json_pack("{s:s, s:o}", "path", source->path, "hash", json_sprintf("%016" PRIx64, source->hash));
-}
-
-static json_t *best_json(const dlm_train_progress *p) {
-    if (!p->evaluated) return json_null();
-    return json_pack("{s:I, s:f}", "step", (json_int_t)p->best_step, "nelbo", p->best_nelbo);
-}
-
-static json_t *state_json(const dlm_trainer *trainer) {
-    const dlm_train_progress *p = &trainer->progress;
-    uint64_t sequences = p->step * trainer->options.batch;
-    json_t *next = json_pack("{s:I, s:I}", "epoch", (json_int_t)(sequences / trainer->windows.n), "place",
-                             (json_int_t)(sequences % trainer->windows.n));
-    json_t *row = json_pack("{s:I, s:I, s:f, s:f}", "steps", (json_int_t)p->row_steps, "tokens",
-                            (json_int_t)p->row_tokens, "loss", p->row_loss, "grad_norm", p->row_norm);
-    return json_pack("{s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "format", (int)FORMAT_VERSION, "step",
-                     (json_int_t)p->step, "tokens", (json_int_t)p->tokens, "next", next, "since_row", row,
-                     "best", best_json(p), "data", source_json(&trainer->source), "eval_data",
-                     source_json(&trainer->eval_source), "options",
-                     dlm__train_options_json(&trainer->options));
-}
-
-static json_t *clock_json(const dlm_train_clock *clock) {
-    return json_pack("{s:f, s:f, s:I, s:I}", "seconds", clock->seconds, "row_seconds", clock->row_seconds,
-                     "log_bytes", (json_int_t)clock->sizes.log, "samples_bytes",
-                     (json_int_t)clock->sizes.samples);
-}
-
-/* Writes and releases the value, which is NULL when there was no memory for it. */
-static dlm_status save_json(json_t *value, const char *path, dlm_error *err) {
-    char *text = value == NULL ? NULL : json_dumps(value, JSON_INDENT(2));
-    json_decref(value);
-    if (text == NULL) return dlm__fail_memory(err, path, 0);
-    dlm_output *output;
-    dlm_status status = dlm__output_create(path, &output, err);
-    if (status == DLM_OK) {
-        dlm__output_printf(output, "%s\n", text);
-        status = dlm__output_commit(output, err);
-    }
-    free(text);
-    return status;
-}
-
-/* Reads members of an object: the first that is missing or of another type is remembered. */
-typedef struct reader {
-    const char *missing;
-} reader;
-
-static uint64_t read_count(reader *r, const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    if (json_is_integer(value) && json_integer_value(value) >= 0) return (uint64_t)json_integer_value(value);
-    if (r->missing == NULL) r->missing = key;
-    return 0;
-}
-
-static double read_real(reader *r, const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    if (json_is_number(value) && isfinite(json_number_value(value))) return json_number_value(value);
-    if (r->missing == NULL) r->missing = key;
-    return 0;
-}
-
-static void read_source(reader *r, const json_t *object, const char *key, dlm_train_source *source) {
-    const json_t *value = json_object_get(object, key);
-    if (json_is_null(value)) return;
-    const char *path = json_string_value(json_object_get(value, "path"));
-    const char *hash = json_string_value(json_object_get(value, "hash"));
-    char rest;
-    if (path != NULL) source->path = dlm__copy_bytes(path, strlen(path));
-    if (source->path == NULL || hash == NULL || sscanf(hash, "%16" SCNx64 "%c", &source->hash, &rest) != 1) {
-        if (r->missing == NULL) r->missing = key;
-    }
-}
-
-static dlm_status parse_state(const char *name, const json_t *json, dlm_checkpoint *checkpoint,
-                              dlm_error *err) {
-    reader r = {0};
-    dlm_train_progress *p = &checkpoint->progress;
-    uint64_t format = read_count(&r, json, "format");
-    if (r.missing == NULL && format != FORMAT_VERSION)
-        return dlm__fail(err, DLM_UNSUPPORTED, "%s: format %" PRIu64 ", this program reads %d", name, format,
-                         (int)FORMAT_VERSION);
-    p->step = read_count(&r, json, "step");
-    p->tokens = read_count(&r, json, "tokens");
-    const json_t *row = json_object_get(json, "since_row"), *best = json_object_get(json, "best");
-    p->row_steps = read_count(&r, row, "steps");
-    p->row_tokens = read_count(&r, row, "tokens");
-    p->row_loss = read_real(&r, row, "loss");
-    p->row_norm = read_real(&r, row, "grad_norm");
-    p->evaluated = !json_is_null(best);
-    if (p->evaluated) {
-        p->best_step = read_count(&r, best, "step");
-        p->best_nelbo = read_real(&r, best, "nelbo");
-    }
-    read_source(&r, json, "data", &checkpoint->source);
-    read_source(&r, json, "eval_data", &checkpoint->eval_source);
-    if (r.missing == NULL && checkpoint->source.path == NULL) r.missing = "data";
-    if (r.missing != NULL)
-        return dlm__fail(err, DLM_FORMAT, "%s: %s is missing or has a value that it cannot have", name,
-                         r.missing);
-    uint64_t step;
-    const char *slash = strrchr(checkpoint->folder, '/');
-    if (!parse_step_name(slash == NULL ? checkpoint->folder : slash + 1, &step) || step != p->step)
-        return dlm__fail(err, DLM_FORMAT, "%s: step %" PRIu64 " is not that of its folder", name, p->step);
-    return dlm__train_options_parse(name, json_object_get(json, "options"), &checkpoint->options, err);
-}
-
-static dlm_status parse_clock(const char *name, const json_t *json, dlm_checkpoint *checkpoint,
-                              dlm_error *err) {
-    reader r = {0};
-    checkpoint->clock = (dlm_train_clock){.seconds = read_real(&r, json, "seconds"),
-                                          .row_seconds = read_real(&r, json, "row_seconds"),
-                                          .sizes = {.log = read_count(&r, json, "log_bytes"),
-                                                    .samples = read_count(&r, json, "samples_bytes")}};
-    if (r.missing == NULL) return DLM_OK;
-    return dlm__fail(err, DLM_FORMAT, "%s: %s is missing or has a value that it cannot have", name,
-                     r.missing);
-}
-
 /* ---- reading ------------------------------------------------------------------------------------------ */
 
-static dlm_status read_json(const char *file, dlm_checkpoint *checkpoint,
-                            dlm_status (*parse)(const char *name, const json_t *json,
-                                                dlm_checkpoint *checkpoint, dlm_error *err),
-                            dlm_error *err) {
-    char *path;
-    json_t *json;
-    DLM_TRY(join(checkpoint->folder, file, &path, err));
-    dlm_status status = dlm__json_load(path, &json, err);
-    if (status == DLM_OK) {
-        status = parse(path, json, checkpoint, err);
-        json_decref(json);
-    }
+/* One of the checkpoint's files, whole; its path and its bytes are to be freed. */
+static dlm_status read_small(const dlm_checkpoint *checkpoint, const char *file, char **path, char **bytes,
+                             size_t *n, dlm_error *err) {
+    *bytes = NULL;
+    DLM_TRY(join(checkpoint->folder, file, path, err));
+    return dlm__read_file(*path, STATE_LIMIT, bytes, n, err);
+}
+
+static dlm_status read_state(dlm_checkpoint *checkpoint, dlm_error *err) {
+    char *path, *bytes;
+    size_t n;
+    dlm_status status = read_small(checkpoint, state_file, &path, &bytes, &n, err);
+    if (status == DLM_OK) status = dlm__checkpoint_state_parse(path, bytes, n, checkpoint, err);
+    const char *slash = strrchr(checkpoint->folder, '/');
+    uint64_t step;
+    if (status == DLM_OK && (!parse_step_name(slash == NULL ? checkpoint->folder : slash + 1, &step) ||
+                             step != checkpoint->progress.step))
+        status = dlm__fail(err, DLM_FORMAT, "%s: step %" PRIu64 " is not that of its folder", path,
+                           checkpoint->progress.step);
+    free(bytes);
+    free(path);
+    return status;
+}
+
+static dlm_status read_clock(dlm_checkpoint *checkpoint, dlm_error *err) {
+    char *path, *bytes;
+    size_t n;
+    dlm_status status = read_small(checkpoint, clock_file, &path, &bytes, &n, err);
+    if (status == DLM_OK) status = dlm__checkpoint_clock_parse(path, bytes, n, &checkpoint->clock, err);
+    free(bytes);
     free(path);
     return status;
 }
@@ -323,8 +132,8 @@ dlm_status dlm__checkpoint_read(const char *run, dlm_checkpoint *checkpoint, dlm
                                              : newest_folder(run, &checkpoint->folder, err);
     free(latest);
     if (status == DLM_OK && checkpoint->folder == NULL) return DLM_OK;
-    if (status == DLM_OK) status = read_json(state_file, checkpoint, parse_state, err);
-    if (status == DLM_OK) status = read_json(clock_file, checkpoint, parse_clock, err);
+    if (status == DLM_OK) status = read_state(checkpoint, err);
+    if (status == DLM_OK) status = read_clock(checkpoint, err);
     if (status != DLM_OK) dlm__checkpoint_release(checkpoint);
     return status;
 }
@@ -350,7 +159,7 @@ dlm_status dlm__checkpoint_load(const dlm_checkpoint *checkpoint, dlm_learner *l
     DLM_TRY(load_weights(checkpoint, learner->layout, raw_file, learner->params, err));
     char *path;
     DLM_TRY(join(checkpoint->folder, optimizer_file, &path, err));
-    dlm_status status = load_moments(learner, path, err);
+    dlm_status status = dlm__moments_load(learner, path, err);
     free(path);
     return status;
 }
@@ -369,15 +178,31 @@ static dlm_status save_config(const dlm_trainer *trainer, const char *path, dlm_
     return dlm__config_save(&trainer->layout->config, trainer->lengths, path, err);
 }
 
+static dlm_status save_moments(const dlm_trainer *trainer, const char *path, dlm_error *err) {
+    return dlm__moments_save(trainer->learner, path, err);
+}
+
+/* Writes and frees the text, which is NULL when there was no memory for it. */
+static dlm_status save_text(char *text, const char *path, dlm_error *err) {
+    dlm_status status =
+        text == NULL ? dlm__fail_memory(err, path, 0) : dlm__write_file(path, text, strlen(text), err);
+    free(text);
+    return status;
+}
+
 static dlm_status save_state(const dlm_trainer *trainer, const char *path, dlm_error *err) {
-    return save_json(state_json(trainer), path, err);
+    const dlm_checkpoint checkpoint = {.options = trainer->options,
+                                       .progress = trainer->progress,
+                                       .source = trainer->source,
+                                       .eval_source = trainer->eval_source};
+    return save_text(dlm__checkpoint_state_text(&checkpoint, trainer->windows.n), path, err);
 }
 
 static dlm_status save_clock(const dlm_trainer *trainer, const char *path, dlm_error *err) {
     dlm_train_clock clock = trainer->before;
     clock.seconds += dlm__seconds() - trainer->started;
     DLM_TRY(dlm__run_log_sync(trainer->log, &clock.sizes, err));
-    return save_json(clock_json(&clock), path, err);
+    return save_text(dlm__checkpoint_clock_text(&clock), path, err);
 }
 
 static dlm_status fill_folder(const dlm_trainer *trainer, const char *dir, dlm_error *err) {

@@ -53,4 +53,15 @@ double dlm__lr_progress(uint64_t step, uint64_t warmup, uint64_t total);
  * starts as a copy of the initial weights and would keep a share of them of decay^steps. */
 double dlm__ema_decay(double decay, bool warm_up, uint64_t step);
 
+/* ---- on disk (moments.c) ------------------------------------------------------------------------------ */
+
+/* Writes the moments as a safetensors file. */
+dlm_status dlm__moments_save(const dlm_learner *learner, const char *path, dlm_error *err);
+/* Reads them from such a file, which must hold just this learner's: missing, extra or differently shaped
+ * tensors, and values that are not finite, are errors that name them. What was read before an error stays. */
+struct dlm_safetensors;
+dlm_status dlm__moments_read(const dlm_learner *learner, const struct dlm_safetensors *file, dlm_error *err);
+/* The same from the file at path. */
+dlm_status dlm__moments_load(const dlm_learner *learner, const char *path, dlm_error *err);
+
 #endif

@@ -37,13 +37,16 @@ static dlm_status whole_lines(const appended *a, uint64_t keep, uint64_t *size, 
     int file = fileno(a->file);
     if (fstat(file, &about) != 0) return dlm__fail_errno(err, errno, "%s", a->path);
     uint64_t end = (uint64_t)about.st_size < keep ? (uint64_t)about.st_size : keep;
-    char last = '\n';
-    for (; end > 0; end--) {
-        if (pread(file, &last, 1, (off_t)(end - 1)) != 1)
+    for (*size = 0; end > 0 && *size == 0;) {
+        char block[4096];
+        uint64_t from = end > sizeof block ? end - sizeof block : 0;
+        ssize_t n = (ssize_t)(end - from);
+        if (pread(file, block, (size_t)n, (off_t)from) != n)
             return dlm__fail_errno(err, errno, "reading %s", a->path);
-        if (last == '\n') break;
+        while (n > 0 && block[n - 1] != '\n') n--;
+        if (n > 0) *size = from + (uint64_t)n;
+        end = from;
     }
-    *size = end;
     return DLM_OK;
 }
 

@@ -99,7 +99,8 @@ dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo
  * (seed, step). */
 dlm_status dlm__trainer_sample(dlm_trainer *trainer, size_t *bytes, dlm_error *err);
 
-/* ---- checkpoints (checkpoint.c) ----------------------------------------------------------------------- */
+/* ---- checkpoints (checkpoint.c, checkpoint_state.c)
+ * ----------------------------------------------------------------------- */
 
 /* Writes RUN/checkpoints/step-N, then `latest`, `best` when the last evaluation was the best, and removes
  * what need not be kept. When it fails, what was there before is as it was. */
@@ -113,6 +114,16 @@ typedef struct dlm_checkpoint {
     dlm_train_clock clock;
     dlm_train_source source, eval_source;
 } dlm_checkpoint;
+/* What it says as the text of trainer.json, with the place of the next batch among `windows` (> 0), and of
+ * clock.json; free() them. NULL for want of memory. */
+char *dlm__checkpoint_state_text(const dlm_checkpoint *checkpoint, size_t windows);
+char *dlm__checkpoint_clock_text(const dlm_train_clock *clock);
+/* The reverse, from n bytes; name is for messages. What was filled in before an error is for
+ * dlm__checkpoint_release too. */
+dlm_status dlm__checkpoint_state_parse(const char *name, const char *bytes, size_t n,
+                                       dlm_checkpoint *checkpoint, dlm_error *err);
+dlm_status dlm__checkpoint_clock_parse(const char *name, const char *bytes, size_t n, dlm_train_clock *clock,
+                                       dlm_error *err);
 /* Reads the description of the newest checkpoint: the one that `latest` names, or without that file the one
  * of the most steps. folder is NULL when there is none. */
 dlm_status dlm__checkpoint_read(const char *run, dlm_checkpoint *checkpoint, dlm_error *err);

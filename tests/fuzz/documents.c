@@ -1,29 +1,14 @@
 /* Any bytes as a text file, plain or compressed, in the format that the first byte chooses: an error that
  * names the file, or documents that are UTF-8 and what their format promises. */
+#include "fuzz_file.h"
+
 #include "base/base.h"
 #include "text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
-
-static char path[] = "/tmp/dlm-fuzz-documents-XXXXXX";
-
-static void remove_file(void) {
-    (void)unlink(path);
-}
-
-/* The one file that all inputs are written to. */
-static void write_file(const uint8_t *bytes, size_t n) {
-    static int file = -1;
-    if (file < 0) {
-        file = mkstemp(path);
-        if (file < 0 || atexit(remove_file) != 0) abort();
-    }
-    if (ftruncate(file, 0) != 0 || pwrite(file, bytes, n, 0) != (ssize_t)n) abort();
-}
 
 static void check(dlm_text_format format, const char *text, size_t n) {
     if (dlm__utf8_check(text, n) != n) abort();
@@ -37,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     dlm_text_options options = dlm_text_defaults();
     options.format = (dlm_text_format)(bytes[0] & 3);
     options.replace_invalid = (bytes[0] & 4) != 0;
-    write_file(bytes + 1, n - 1);
+    const char *path = fuzz_file(bytes + 1, n - 1);
     const char *paths[2] = {path, path};
     dlm_documents *documents;
     dlm_error err;
