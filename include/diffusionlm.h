@@ -156,6 +156,8 @@ typedef struct dlm_bpe_options {
     uint64_t min_frequency; /* 0: pairs less frequent are not merged */
     dlm_progress progress;  /* NULL */
     void *user;
+    size_t max_token_length; /* 2^16, which 0 stands for too: two tokens merge only where they have fewer
+                                bytes together (the Hugging Face trainer's max_token_length) */
 } dlm_bpe_options;
 DLM_API dlm_bpe_options dlm_bpe_defaults(void);
 /* Trains on all documents (spec: merges and ids as the Hugging Face trainer's); memory grows with the number

@@ -194,7 +194,8 @@ struct json_t;
  * Duplicate keys, bad UTF-8, anything behind the value: DLM_FORMAT with line and column. */
 dlm_status dlm__json_parse(const char *name, const char *bytes, size_t n, struct json_t **json,
                            dlm_error *err);
-/* The same from a file of at most 256 MiB. */
+/* The same from a file of at most DLM_JSON_LIMIT bytes. */
+#define DLM_JSON_LIMIT ((size_t)256 << 20)
 dlm_status dlm__json_load(const char *path, struct json_t **json, dlm_error *err);
 
 /* ---- clock and threads (system.c) --------------------------------------------------------------------- */

@@ -4,8 +4,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 
-#define FILE_LIMIT ((size_t)256 << 20)
-
 dlm_status dlm__json_parse(const char *name, const char *bytes, size_t n, struct json_t **json,
                            dlm_error *err) {
     json_error_t error;
@@ -20,7 +18,7 @@ dlm_status dlm__json_load(const char *path, struct json_t **json, dlm_error *err
     char *bytes;
     size_t size;
     *json = NULL;
-    DLM_TRY(dlm__read_file(path, FILE_LIMIT, &bytes, &size, err));
+    DLM_TRY(dlm__read_file(path, DLM_JSON_LIMIT, &bytes, &size, err));
     dlm_status status = dlm__json_parse(path, bytes, size, json, err);
     free(bytes);
     return status;

@@ -11,7 +11,11 @@
  * words when its turn comes; the merge then stands twice in the list, and its last place counts
  * (dlm__tokenizer_finish sees to it).
  * - The count of a pair that was merged stays, and what arises of it later is added.
- * - A merge whose content is a token already gives that token, and the vocabulary does not grow. */
+ * - A merge whose content is a token already gives that token, and the vocabulary does not grow.
+ *
+ * Tokens double in length where a text is one long run of a character, so there is a bound, far above what
+ * words have. It is the library's max_token_length: pairs around a merge arise only where they are shorter
+ * together, while the pairs of single bytes are not asked. */
 #include "text/byte_level.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
@@ -23,6 +27,7 @@
 static const char *const special_tokens[] = {"[PAD]", "[UNK]", "[MASK]", "<|endoftext|>"};
 #define SPECIAL_TOKENS      (sizeof special_tokens / sizeof *special_tokens)
 #define SMALLEST_VOCABULARY (SPECIAL_TOKENS + 256)
+#define TOKEN_LENGTH_MAX    ((size_t)1 << 16)
 
 typedef struct word {
     size_t first; /* of its symbols */
@@ -48,6 +53,7 @@ typedef struct entry {
 typedef struct trainer {
     dlm_tokenizer *tokenizer;
     const dlm_bpe_options *options;
+    size_t max_length;
     word *words; /* (word_count) */
     size_t word_count;
     int32_t *symbols;
@@ -59,13 +65,15 @@ typedef struct trainer {
     size_t grown_count, grown_capacity;
     entry *heap; /* the next pair at 0 */
     size_t heap_count, heap_capacity;
+    size_t *lengths; /* (vocab_size) of the tokens, in symbols */
+    size_t lengths_capacity;
     char *content; /* of the newest token */
     size_t content_capacity;
     bool no_memory;
 } trainer;
 
 dlm_bpe_options dlm_bpe_defaults(void) {
-    return (dlm_bpe_options){.vocab_size = 8192};
+    return (dlm_bpe_options){.vocab_size = 8192, .max_token_length = TOKEN_LENGTH_MAX};
 }
 
 /* ---- pairs
@@ -128,6 +136,11 @@ static void change_pair(trainer *t, int32_t left, int32_t right, int64_t sign, u
     } else {
         t->pairs[index].count += sign * t->words[at].count;
     }
+}
+
+/* A pair arises beside a merge, unless it would make too long a token. */
+static void add_pair(trainer *t, int32_t left, int32_t right, uint32_t at) {
+    if (t->lengths[left] + t->lengths[right] < t->max_length) change_pair(t, left, right, 1, at);
 }
 
 /* ---- heap
@@ -211,16 +224,26 @@ static void merge_in_word(trainer *t, uint32_t at, dlm_merge merge) {
         }
         if (kept > 0) {
             change_pair(t, symbols[kept - 1], merge.left, -1, at);
-            change_pair(t, symbols[kept - 1], merge.result, 1, at);
+            add_pair(t, symbols[kept - 1], merge.result, at);
         }
         if (i + 2 < n) {
             change_pair(t, merge.right, symbols[i + 2], -1, at);
-            change_pair(t, merge.result, symbols[i + 2], 1, at);
+            add_pair(t, merge.result, symbols[i + 2], at);
         }
         symbols[kept++] = merge.result;
         i++;
     }
     t->words[at].n = kept;
+}
+
+/* The next token. */
+static dlm_status add_token(trainer *t, const char *content, size_t bytes, size_t length, dlm_error *err) {
+    size_t id = t->tokenizer->vocab_size;
+    size_t *lengths = dlm__grow(t->lengths, &t->lengths_capacity, id + 1, sizeof *lengths);
+    if (lengths == NULL) return dlm__fail_memory(err, "the vocabulary", (id + 1) * sizeof *lengths);
+    t->lengths = lengths;
+    lengths[id] = length;
+    return dlm__tokenizer_add(t->tokenizer, content, bytes, err);
 }
 
 /* The token of two tokens' contents joined, which is added when it is new. */
@@ -237,7 +260,7 @@ static dlm_status join(trainer *t, dlm_merge *merge, dlm_error *err) {
     merge->result = dlm__tokenizer_find(t->tokenizer, content, total);
     if (merge->result >= 0) return DLM_OK;
     merge->result = (int32_t)t->tokenizer->vocab_size;
-    return dlm__tokenizer_add(t->tokenizer, content, total, err);
+    return add_token(t, content, total, t->lengths[merge->left] + t->lengths[merge->right], err);
 }
 
 static dlm_status merge_all(trainer *t, dlm_meter *meter, dlm_error *err) {
@@ -264,16 +287,17 @@ static dlm_status merge_all(trainer *t, dlm_meter *meter, dlm_error *err) {
  * --------------------------------------------------------------------------------------- */
 
 /* Special tokens, then the symbols of all bytes in the order of their characters. */
-static dlm_status add_alphabet(dlm_tokenizer *tokenizer, dlm_error *err) {
+static dlm_status add_alphabet(trainer *t, dlm_error *err) {
     for (size_t i = 0; i < SPECIAL_TOKENS; i++) {
-        DLM_TRY(dlm__tokenizer_add(tokenizer, special_tokens[i], strlen(special_tokens[i]), err));
+        size_t n = strlen(special_tokens[i]);
+        DLM_TRY(add_token(t, special_tokens[i], n, n, err));
     }
     for (uint32_t c = 0; c < 0x200; c++) {
         char symbol[4];
         if (dlm__character_byte(c) < 0) continue;
-        int32_t id = (int32_t)tokenizer->vocab_size;
-        DLM_TRY(dlm__tokenizer_add(tokenizer, symbol, dlm__utf8_write(c, symbol), err));
-        tokenizer->byte_ids[dlm__character_byte(c)] = id;
+        int32_t id = (int32_t)t->tokenizer->vocab_size;
+        DLM_TRY(add_token(t, symbol, dlm__utf8_write(c, symbol), 1, err));
+        t->tokenizer->byte_ids[dlm__character_byte(c)] = id;
     }
     return DLM_OK;
 }
@@ -335,6 +359,7 @@ static void free_trainer(trainer *t) {
     free(t->slots);
     free(t->grown);
     free(t->heap);
+    free(t->lengths);
     free(t->content);
 }
 
@@ -347,7 +372,7 @@ static bool any_word(const dlm_word_counts *counts) {
 static dlm_status train(trainer *t, dlm_documents *documents, dlm_error *err) {
     dlm_meter meter = dlm__meter(t->options->progress, t->options->user);
     dlm_word_counts counts = {0};
-    DLM_TRY(add_alphabet(t->tokenizer, err));
+    DLM_TRY(add_alphabet(t, err));
     dlm_status status = dlm__words_count(documents, &meter, &counts, err);
     if (status == DLM_OK && !any_word(&counts))
         status = dlm__fail(err, DLM_FORMAT, "the text is empty: there is nothing to learn a vocabulary from");
@@ -366,7 +391,8 @@ dlm_status dlm_tokenizer_train(dlm_documents *documents, const dlm_bpe_options *
         return dlm__fail(err, DLM_ARGUMENT, "a vocabulary of %zu tokens: from %zu to %d are possible",
                          options->vocab_size, SMALLEST_VOCABULARY, INT32_MAX);
     }
-    trainer t = {.options = options};
+    size_t most = options->max_token_length;
+    trainer t = {.options = options, .max_length = most == 0 ? TOKEN_LENGTH_MAX : most};
     dlm_status status = dlm__tokenizer_create(&t.tokenizer, err);
     if (status == DLM_OK) status = train(&t, documents, err);
     free_trainer(&t);

@@ -114,6 +114,11 @@ static inline uint32_t dlm__pair_rank(const dlm_tokenizer *tokenizer, int32_t le
     }
 }
 
+/* dlm_tokenizer_save, for a tokenizer.json of at most `limit` bytes; a larger one is an error and nothing is
+ * written, since it could not be read again. */
+dlm_status dlm__tokenizer_save_within(const dlm_tokenizer *tokenizer, const char *dir, size_t limit,
+                                      dlm_error *err);
+
 /* ---- added tokens in text (added_tokens.c)
  * --------------------------------------------------------------------------- */
 

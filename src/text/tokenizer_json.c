@@ -445,18 +445,33 @@ static json_t *config_json(const dlm_tokenizer *t) {
 }
 
 /* Writes dir/name and takes the reference to json, which may be NULL for want of memory. */
-static dlm_status write_json(const char *dir, const char *name, json_t *json, dlm_error *err) {
+static dlm_status write_json(const char *dir, const char *name, json_t *json, size_t limit, dlm_error *err) {
     char *path = dlm__join(dir, name), *text = json == NULL ? NULL : json_dumps(json, JSON_INDENT(2));
-    dlm_status status = path == NULL || text == NULL ? dlm__fail_memory(err, name, 0)
-                                                     : dlm__write_file(path, text, strlen(text), err);
+    size_t bytes = text == NULL ? 0 : strlen(text);
+    dlm_status status;
+    if (path == NULL || text == NULL)
+        status = dlm__fail_memory(err, name, 0);
+    else if (bytes > limit)
+        status =
+            dlm__fail(err, DLM_UNSUPPORTED,
+                      "%s would have %zu bytes, more than the %zu that are read: a smaller vocabulary or "
+                      "a higher least frequency leaves out the longest tokens",
+                      path, bytes, limit);
+    else
+        status = dlm__write_file(path, text, bytes, err);
     free(path);
     free(text);
     json_decref(json);
     return status;
 }
 
-dlm_status dlm_tokenizer_save(const dlm_tokenizer *tokenizer, const char *dir, dlm_error *err) {
+dlm_status dlm__tokenizer_save_within(const dlm_tokenizer *tokenizer, const char *dir, size_t limit,
+                                      dlm_error *err) {
     DLM_TRY(dlm__make_dirs(dir, err));
-    DLM_TRY(write_json(dir, "tokenizer.json", tokenizer_json(tokenizer), err));
-    return write_json(dir, "tokenizer_config.json", config_json(tokenizer), err);
+    DLM_TRY(write_json(dir, "tokenizer.json", tokenizer_json(tokenizer), limit, err));
+    return write_json(dir, "tokenizer_config.json", config_json(tokenizer), limit, err);
+}
+
+dlm_status dlm_tokenizer_save(const dlm_tokenizer *tokenizer, const char *dir, dlm_error *err) {
+    return dlm__tokenizer_save_within(tokenizer, dir, DLM_JSON_LIMIT, err);
 }

@@ -24,7 +24,12 @@ class Error(ctypes.Structure):
 
 
 class TextOptions(ctypes.Structure):
-    _fields_ = [("format", ctypes.c_int), ("field", ctypes.c_char_p), ("replace_invalid", ctypes.c_bool)]
+    _fields_ = [
+        ("format", ctypes.c_int),
+        ("field", ctypes.c_char_p),
+        ("replace_invalid", ctypes.c_bool),
+        ("max_bytes", ctypes.c_size_t),
+    ]
 
 
 class BpeOptions(ctypes.Structure):
@@ -33,6 +38,7 @@ class BpeOptions(ctypes.Structure):
         ("min_frequency", ctypes.c_uint64),
         ("progress", ctypes.c_void_p),
         ("user", ctypes.c_void_p),
+        ("max_token_length", ctypes.c_size_t),
     ]
 
 
@@ -60,9 +66,10 @@ class Ours:
         return cls(handle)
 
     @classmethod
-    def train(cls, path, text_format, vocab_size, min_frequency):
+    def train(cls, path, text_format, vocab_size, min_frequency, max_token_length=0):
         paths, documents, handle = (ctypes.c_char_p * 1)(str(path).encode()), ctypes.c_void_p(), ctypes.c_void_p()
-        text, options = TextOptions(text_format, b"text", False), BpeOptions(vocab_size, min_frequency, None, None)
+        text = TextOptions(text_format, b"text", False, 0)
+        options = BpeOptions(vocab_size, min_frequency, None, None, max_token_length)
         cls.call("dlm_documents_open", paths, ctypes.c_size_t(1), ctypes.byref(text), ctypes.byref(documents))
         try:
             cls.call("dlm_tokenizer_train", documents, ctypes.byref(options), ctypes.byref(handle))
@@ -279,7 +286,7 @@ def test_added_tokens_as_plain_text(golden):
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-def train_theirs(corpus, vocab_size, min_frequency):
+def train_theirs(corpus, vocab_size, min_frequency, max_token_length=None):
     theirs = Tokenizer(models.BPE(unk_token="[UNK]"))
     theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     theirs.decoder = decoders.ByteLevel()
@@ -289,15 +296,16 @@ def train_theirs(corpus, vocab_size, min_frequency):
         special_tokens=SPECIAL,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=max_token_length,
     )
     theirs.train_from_iterator(iter(corpus), trainer)
     return theirs
 
 
-def train_ours(folder, corpus, vocab_size, min_frequency):
+def train_ours(folder, corpus, vocab_size, min_frequency, max_token_length=0):
     path = folder / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in corpus))
-    return Ours.train(path, JSONL, vocab_size, min_frequency)
+    return Ours.train(path, JSONL, vocab_size, min_frequency, max_token_length)
 
 
 def random_corpus(rng):
@@ -312,16 +320,33 @@ def random_corpus(rng):
     return [random_text(rng, pieces, 60) for _ in range(20)]
 
 
+def check_training(folder, corpus, vocab_size, min_frequency, theirs_longest=None, ours_longest=0):
+    theirs = json.loads(train_theirs(corpus, vocab_size, min_frequency, theirs_longest).to_str())
+    train_ours(folder, corpus, vocab_size, min_frequency, ours_longest).save(folder / "saved")
+    saved = json.loads((folder / "saved" / "tokenizer.json").read_text())
+    assert saved == theirs, (corpus if len(str(corpus)) < 10000 else "", vocab_size, min_frequency, theirs_longest)
+    return theirs
+
+
 def test_training_on_random_texts(tmp_path):
     rng = random.Random(4)
-    for i in range(400):
+    for _ in range(400):
         corpus = random_corpus(rng)
-        vocab_size, min_frequency = rng.choice([260, 264, 300, 400, 1000]), rng.choice([0, 0, 1, 2, 3, 7])
-        theirs = json.loads(train_theirs(corpus, vocab_size, min_frequency).to_str())
-        ours = train_ours(tmp_path, corpus, vocab_size, min_frequency)
-        ours.save(tmp_path / "saved")
-        saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
-        assert saved == theirs, (i, corpus, vocab_size, min_frequency)
+        check_training(tmp_path, corpus, rng.choice([260, 264, 300, 400, 1000]), rng.choice([0, 0, 1, 2, 3, 7]))
+
+
+def test_training_with_bounded_tokens(tmp_path):
+    rng = random.Random(6)
+    for longest in [2, 3, 4, 5, 6, 7, 9, 12, 16] * 20:
+        corpus = random_corpus(rng)
+        check_training(tmp_path, corpus, rng.choice([300, 400, 1000]), rng.choice([0, 0, 1, 2]), longest, longest)
+
+
+def test_tokens_are_bounded_without_being_told(tmp_path):
+    """A run of one character: every merge doubles it, up to the bound that we have and the other library has not."""
+    corpus = ["a" * 140_000]
+    vocabulary = check_training(tmp_path, corpus, 300, 0, 1 << 16)["model"]["vocab"]
+    assert 1 << 15 < max(map(len, vocabulary)) < 1 << 16
 
 
 # ---- what is saved -------------------------------------------------------------------------------------------------

@@ -280,10 +280,10 @@ TEST(damaged_checkpoints) {
     check_edit(&o, "trainer.json", "\"options\"", "\"opinions\"", "options is missing");
     check_edit(&o, "trainer.json", "\"data\"", "\"date\"", "data is missing");
     check_edit(&o, "clock.json", "\"seconds\"", "\"minutes\"", "seconds is missing");
-    check_edit(&o, "trainer.json", "\"grad_norm\": ", "\"grad_norm\": -",
+    check_edit(&o, "trainer.json", "\"grad_norm\": ", "\"grad_norm\": -1",
                "grad_norm is missing or has a value");
     check_edit(&o, "trainer.json", "\"steps\": ", "\"steps\": 5, \"x\": ", "steps is missing or has a value");
-    check_edit(&o, "clock.json", "\"seconds\": ", "\"seconds\": -", "seconds is missing or has a value");
+    check_edit(&o, "clock.json", "\"seconds\": ", "\"seconds\": -1", "seconds is missing or has a value");
     CHECK_STR_EQ(read_text(path_in(run, "log.csv"), NULL), log);
     replace(path_in(run, "latest"), "../../etc", 9);
     check_refused(&o, DLM_FORMAT, "latest");

@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include "base/base.h"
+#include "text/tokenizer.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -149,6 +150,60 @@ TEST(progress_can_cancel) {
     CHECK_STATUS(dlm_tokenizer_train(documents, &options, &tokenizer, &err), DLM_CANCELLED, &err);
     CHECK(tokenizer == NULL && calls > 0);
     dlm_documents_close(documents);
+}
+
+/* A tokenizer of a text of one long run, whose tokens double in length with each merge. */
+static dlm_tokenizer *train_on_a_run(size_t bytes, size_t max_token_length) {
+    dlm_error err;
+    const char *path = path_in(temporary_dir(), "run.txt");
+    FILE *file = fopen(path, "w");
+    for (size_t i = 0; i < bytes && file != NULL; i++) fputc('a', file);
+    if (!CHECK(file != NULL && fclose(file) == 0)) return NULL;
+    dlm_text_options text = dlm_text_defaults();
+    dlm_bpe_options options = dlm_bpe_defaults();
+    dlm_documents *documents;
+    dlm_tokenizer *tokenizer = NULL;
+    options.max_token_length = max_token_length;
+    if (!CHECK_OK(dlm_documents_open(&path, 1, &text, &documents, &err), &err)) return NULL;
+    (void)CHECK_OK(dlm_tokenizer_train(documents, &options, &tokenizer, &err), &err);
+    dlm_documents_close(documents);
+    return tokenizer;
+}
+
+static size_t longest_token(const dlm_tokenizer *tokenizer) {
+    size_t longest = 0, n = dlm_tokenizer_describe(tokenizer).vocab_size;
+    for (size_t id = 0; id < n; id++) {
+        size_t bytes;
+        bool special;
+        (void)dlm_tokenizer_token(tokenizer, (int32_t)id, &bytes, &special);
+        if (bytes > longest) longest = bytes;
+    }
+    return longest;
+}
+
+TEST(tokens_have_a_longest_length) {
+    const size_t bounds[] = {dlm_bpe_defaults().max_token_length, 0, 100, SIZE_MAX};
+    const size_t longest[] = {65535, 65535, 99, 140001};
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
+        check_context("bound %zu", bounds[i]);
+        dlm_tokenizer *tokenizer = train_on_a_run(140000, bounds[i]);
+        REQUIRE(tokenizer != NULL);
+        size_t got = longest_token(tokenizer);
+        CHECK(got <= longest[i] && got > longest[i] / 2);
+        dlm_tokenizer_free(tokenizer);
+    }
+}
+
+TEST(what_could_not_be_read_is_not_written) {
+    dlm_error err;
+    const char *dir = path_in(temporary_dir(), "saved");
+    dlm_tokenizer *tokenizer = train_on_a_run(1000, 0);
+    REQUIRE(tokenizer != NULL);
+    CHECK_STATUS(dlm__tokenizer_save_within(tokenizer, dir, 5000, &err), DLM_UNSUPPORTED, &err);
+    CHECK_SAYS(&err, "more than the 5000 that are read");
+    CHECK(!dlm__is_file(path_in(dir, "tokenizer.json")));
+    CHECK_OK(dlm__tokenizer_save_within(tokenizer, dir, 50000, &err), &err);
+    dlm_tokenizer_free(tokenizer);
 }
 
 TEST(sizes_that_are_impossible) {
