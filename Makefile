@@ -155,7 +155,7 @@ $(UNIT_TESTS): %: %.o $(HARNESS) $(STATIC)
 
 # Of the command's own parts only these know the insides.
 CLI_PARTS := $(filter-out $(OUT)/cli/main.o,$(CLI_OBJECTS))
-$(addprefix $(OUT)/tests/,unit/test_cli unit/test_cli_options fuzz/options-replay fuzz/options-fuzz): $(CLI_PARTS)
+$(addprefix $(OUT)/tests/,unit/test_cli unit/test_cli_options $(addprefix fuzz/,options-replay options-fuzz ids-replay ids-fuzz)): $(CLI_PARTS)
 
 $(REPLAYS): %-replay: %.o $(REPLAY) $(STATIC)
 	$(call say,LD )

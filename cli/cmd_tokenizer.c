@@ -1,6 +1,7 @@
 /* tokenizer train, encode, decode and info. */
 #include "commands.h"
 
+#include "ids.h"
 #include "texts.h"
 #include "json.h"
 #include "paths.h"
@@ -239,50 +240,12 @@ static int decode_ids(const decoder *how, const char *where, const int32_t *ids,
 }
 
 static int decode_value(void *user, const json_t *value, const char *where) {
-    const json_t *array = json_object_get(value, "ids");
-    if (!json_is_array(array)) return fail("%s: not {\"ids\": [...]}", where);
-    size_t n = json_array_size(array);
-    int32_t *ids = malloc((n + 1) * sizeof *ids);
-    if (ids == NULL) return fail("out of memory");
-    int status = EXIT_DONE;
-    for (size_t i = 0; i < n && status == EXIT_DONE; i++) {
-        const json_t *id = json_array_get(array, i);
-        json_int_t number = json_integer_value(id);
-        if (!json_is_integer(id) || number < 0 || number > INT32_MAX)
-            status = fail("%s: ids[%zu] is not a token id", where, i);
-        else
-            ids[i] = (int32_t)number;
-    }
-    if (status == EXIT_DONE) status = decode_ids(user, where, ids, n);
+    parse_error error;
+    size_t n;
+    int32_t *ids = ids_of_json(value, &n, &error);
+    int status = ids == NULL ? fail("%s: %s", where, error.message) : decode_ids(user, where, ids, n);
     free(ids);
     return status;
-}
-
-static bool is_space(char c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-/* Numbers separated by white space; ids has room for (bytes + 1) / 2. */
-static int parse_ids(const char *path, const char *text, size_t bytes, int32_t *ids, size_t *n) {
-    *n = 0;
-    for (size_t at = 0; at < bytes;) {
-        if (is_space(text[at])) {
-            at++;
-            continue;
-        }
-        size_t start = at;
-        int64_t value = 0;
-        bool number = true;
-        for (; at < bytes && !is_space(text[at]); at++) {
-            number = number && text[at] >= '0' && text[at] <= '9' && value <= INT32_MAX;
-            if (number) value = 10 * value + (text[at] - '0');
-        }
-        if (!number || value > INT32_MAX)
-            return fail("%s: %.*s is not a token id", path, (int)(at - start < 40 ? at - start : 40),
-                        text + start);
-        ids[(*n)++] = (int32_t)value;
-    }
-    return EXIT_DONE;
 }
 
 static int decode_file(const decoder *how, const char *path) {
@@ -293,13 +256,13 @@ static int decode_file(const decoder *how, const char *path) {
     if (status != EXIT_DONE) return status;
     dlm_error err = {0};
     const char *text;
-    size_t bytes, n = 0;
+    size_t bytes, n;
     if (dlm_documents_next(documents, &text, &bytes, &err) != DLM_OK) {
         status = fail_with(&err);
     } else if (text != NULL) {
-        int32_t *ids = malloc((bytes / 2 + 1) * sizeof *ids);
-        status = ids == NULL ? fail("out of memory") : parse_ids(path, text, bytes, ids, &n);
-        if (status == EXIT_DONE) status = decode_ids(how, path, ids, n);
+        parse_error error;
+        int32_t *ids = ids_of_text(text, bytes, &n, &error);
+        status = ids == NULL ? fail("%s: %s", path, error.message) : decode_ids(how, path, ids, n);
         free(ids);
     }
     dlm_documents_close(documents);

@@ -54,7 +54,7 @@ static void parse_clock(const char *text, size_t n) {
         check_refusal(&err);
         return;
     }
-    if (!(clock.seconds >= 0) || !(clock.row_seconds >= 0) || !isfinite(clock.seconds)) abort();
+    if (!(clock.seconds >= 0 && clock.row_seconds >= 0 && isfinite(clock.seconds))) abort();
     char *written = dlm__checkpoint_clock_text(&clock);
     if (written == NULL ||
         dlm__checkpoint_clock_parse("again", written, strlen(written), &again, &err) != DLM_OK)

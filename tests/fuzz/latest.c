@@ -1,4 +1,4 @@
-/* Any bytes as a run's file `latest` or `best`: refused by name, or the name of something inside the run's
+/* Any bytes as a run's file `latest`: refused by name, or the name of something inside the run's
  * folder. */
 #include "model/model.h"
 

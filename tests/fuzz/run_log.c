@@ -34,7 +34,7 @@ static void make_run(const char *text, size_t n) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
-    if (n < 3 || n > 4096) return 0;
+    if (n < 3 || n > 8192) return 0;
     size_t keep = bytes[0] + 256 * (size_t)bytes[1], times = bytes[2] % 16, size = 0, kept;
     char *text = malloc(times * n + 1), *got;
     if (text == NULL) abort();
