@@ -1,6 +1,8 @@
 /* trainer.json and clock.json of a checkpoint, written and read; docs/formats.md describes them. */
 #include "train/trainer.h"
 
+#include "text/utf8.h"
+
 #include <float.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -15,9 +17,20 @@ enum { FORMAT_VERSION = 1 };
 
 /* ---- writing ------------------------------------------------------------------------------------------ */
 
+/* The path for those who read the file, nobody opens it: what is not UTF-8 in it is replaced. */
+static json_t *path_json(const char *path) {
+    char *text = NULL;
+    size_t used = 0, capacity = 0;
+    bool fits = dlm__utf8_append_replaced(path, strlen(path), &text, &used, &capacity);
+    json_t *value = fits ? json_stringn(text, used) : NULL;
+    free(text);
+    return value;
+}
+
 static json_t *source_json(const dlm_train_source *source) {
     if (source->path == NULL) return json_null();
-    return json_pack("{s:s, s:o}", "path", source->path, "hash", json_sprintf("%016" PRIx64, source->hash));
+    return json_pack("{s:o, s:o}", "path", path_json(source->path), "hash",
+                     json_sprintf("%016" PRIx64, source->hash));
 }
 
 static json_t *best_json(const dlm_train_progress *p) {

@@ -258,6 +258,18 @@ static void check_edit(const dlm_train_options *o, const char *file, const char 
     replace(path, good, n);
 }
 
+TEST(a_path_that_is_not_utf8) {
+    const char *data = make_data(1, 20, 10, 16), *odd = path_in(temporary_dir(), "data\xff");
+    REQUIRE(data != NULL && rename(data, odd) == 0);
+    dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, odd, new_run());
+    o.steps = 2;
+    dlm_train_report report;
+    REQUIRE(train(&o, 1, &report));
+    o.resume = true;
+    REQUIRE(train(&o, SIZE_MAX, &report));
+    CHECK_INT_EQ(report.step, 2);
+}
+
 TEST(damaged_checkpoints) {
     const char *run = new_run();
     dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data_folder(), run);
