@@ -18,6 +18,7 @@ static bool holds(const char *folder, const char *name) {
 
 dlm_status dlm__latest_parse(const char *name, const char *text, size_t n, char **checkpoint,
                              dlm_error *err) {
+    *checkpoint = NULL;
     size_t length = 0;
     while (length < n && text[length] != '\n' && text[length] != '\r') length++;
     size_t end = length;
@@ -34,6 +35,7 @@ dlm_status dlm__latest_parse(const char *name, const char *text, size_t n, char 
 static dlm_status read_latest(const char *run, char **name, dlm_error *err) {
     char *path = dlm__join(run, "latest"), *text = NULL;
     size_t n;
+    *name = NULL;
     if (path == NULL) return dlm__fail_memory(err, run, strlen(run));
     dlm_status status = dlm__read_file(path, 4096, &text, &n, err);
     if (status == DLM_OK) status = dlm__latest_parse(path, text, n, name, err);

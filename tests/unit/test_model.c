@@ -115,8 +115,14 @@ TEST(run_folder) {
     dlm_model_free(model);
     put(run, "latest", "step-00000003\n");
     refused(run, NULL, DLM_NOT_FOUND, "step-00000003: no such checkpoint");
-    const char *const wrong[] = {"", "\n", "..", ".", "../checkpoints/step-00000002", "/etc",
-                                 "step-00000002\nstep-00000003\n", "step-00000002\r\r\n"};
+    const char *const wrong[] = {"",
+                                 "\n",
+                                 "..",
+                                 ".",
+                                 "../checkpoints/step-00000002",
+                                 "/etc",
+                                 "step-00000002\nstep-00000003\n",
+                                 "step-00000002\r\r\n"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         put(run, "latest", wrong[i]);
         refused(run, NULL, DLM_FORMAT, "does not name a checkpoint");
