@@ -207,7 +207,8 @@ TEST(train_says_what_it_made) {
     CHECK_STR_EQ(got.out, "");
     CHECK(strstr(got.err, "280 tokens, 20 of them merges") != NULL);
     CHECK(access(path_in(dir, "tokenizer_config.json"), R_OK) == 0);
-    got = RUN_ON(stories, "tokenizer", "train", "-", "-o", dir, "--vocab-size=270", "--json", "--quiet");
+    got = RUN_ON(stories, "tokenizer", "train", "-", "-o", dir, "--vocab-size=270", "--json", "--quiet",
+                 "--overwrite");
     CHECK_DONE(got);
     CHECK_STR_EQ(got.err, "");
     json_t *value = json_loads(got.out, 0, NULL);

@@ -121,10 +121,18 @@ TEST(threads_do_not_matter) {
 }
 
 TEST(nothing_to_train_on) {
+    dlm_error err;
     const char *path = path_in(temporary_dir(), "empty.txt");
     fclose(fopen(path, "w"));
-    char *json = train(path, DLM_TEXT_SEPARATED, 8192, 0);
-    CHECK(json != NULL && strstr(json, "\"merges\": []") != NULL);
+    dlm_text_options text = dlm_text_defaults();
+    dlm_bpe_options options = dlm_bpe_defaults();
+    dlm_documents *documents;
+    dlm_tokenizer *tokenizer;
+    REQUIRE_OK(dlm_documents_open(&path, 1, &text, &documents, &err), &err);
+    CHECK_STATUS(dlm_tokenizer_train(documents, &options, &tokenizer, &err), DLM_FORMAT, &err);
+    CHECK_SAYS(&err, "the text is empty");
+    CHECK(tokenizer == NULL);
+    dlm_documents_close(documents);
 }
 
 static bool cancel_when_merging(void *user, const char *stage, uint64_t done, uint64_t total,
