@@ -508,7 +508,7 @@ DLM_API dlm_data_info dlm_trainer_data(const dlm_trainer *trainer);
 typedef enum dlm_work {
     DLM_WORK_FORWARD, /* the logits of every position */
     DLM_WORK_SAMPLE,  /* dlm_sample with its defaults, from nothing but masks */
-    DLM_WORK_TRAIN    /* a step by the defaults of the model's recipe, half of the positions masked */
+    DLM_WORK_TRAIN    /* a step by the defaults of the model's recipe, masks as its schedule has them */
 } dlm_work;
 
 typedef struct dlm_speed_options {
