@@ -273,6 +273,8 @@ typedef struct run_state {
     double eval_ce, eval_ppl, eval_nelbo; /* of the last evaluation */
     bool evaluated;
     double drawn_at; /* when the progress line was last drawn */
+    double loss;     /* mean of the latest steps, older ones counting ever less */
+    size_t losses;
 } run_state;
 
 /* A shell reads it as the one word it is. */
@@ -319,14 +321,21 @@ static void say_start(const run_state *run) {
             train->run);
 }
 
+/* A step's loss depends much on its masks; a running mean shows where it goes. */
+static void average_loss(run_state *run) {
+    const double share = 1 / (double)(++run->losses < 50 ? run->losses : 50);
+    run->loss += share * (run->report.loss - run->loss);
+}
+
 /* How far, loss, learning rate, speed, time left. */
-static void write_progress(const dlm_train_report *report, char *buffer, size_t size) {
+static void write_progress(const run_state *run, char *buffer, size_t size) {
+    const dlm_train_report *report = &run->report;
     char of[32] = "", rate[32], left[24];
     if (report->steps > 0) (void)snprintf(of, sizeof of, "/%zu", report->steps);
     write_count((uint64_t)report->tokens_per_second, rate, sizeof rate);
     write_clock(report->seconds_left, left, sizeof left);
     (void)snprintf(buffer, size, "step %zu%s  loss %.4f  lr %.2e  %s tokens/s  %s left", report->step, of,
-                   report->loss, report->lr, rate, left);
+                   run->loss, report->lr, rate, left);
 }
 
 /* The line redrawn on a terminal, at most ten times a second; elsewhere a plain one with each line of the
@@ -334,7 +343,7 @@ static void write_progress(const dlm_train_report *report, char *buffer, size_t 
 static void show_progress(run_state *run, bool finished) {
     const dlm_train_report *report = &run->report;
     char line[200], bar[17];
-    write_progress(report, line, sizeof line);
+    write_progress(run, line, sizeof line);
     size_t every = run->settings->train.log_every;
     if (!shows_progress()) {
         if (finished || (every > 0 && report->step % every == 0)) say("%s", line);
@@ -397,6 +406,7 @@ static int train_to_end(run_state *run) {
                 run->settings->train.run, run->report.step);
             break;
         }
+        average_loss(run);
         show_events(run);
         show_progress(run, finished);
         if (stop_signal() != 0 && !finished) return stop(run);
