@@ -25,4 +25,5 @@ if [ ! -f "$run/finished" ]; then
 fi
 echo
 # What reads best of so small a model: little daring, and positions in any order, else it repeats itself.
-"$program" generate -m "$run" --watch --prompt "Once upon a time" --order random --temperature 0.6
+"$program" generate -m "$run" --watch --prompt "Once upon a time" --order random --temperature 0.6 \
+    --seed "$(date +%s)"
