@@ -6,7 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 program=${PROGRAM:-build/diffusionlm}
-run=build/story
+run=${STORY_RUN:-build/story}
+minutes=${STORY_MINUTES:-5}
 
 for model in models/*/; do
     if [ -f "$model/config.json" ]; then
@@ -15,12 +16,12 @@ for model in models/*/; do
 done
 
 if [ ! -f "$run/finished" ]; then
-    echo "Training a small model for five minutes; its stories will be rough."
+    echo "Training a small model for $minutes minutes; its stories will be rough."
     resume=
     [ ! -d "$run" ] || resume=--resume
     # All options again: a run stopped before its first checkpoint remembers none.
     "$program" train corpus/tinystories-train.txt.zst -o "$run" --preset tiny --vocab-size 4096 --batch 16 \
-        --minutes 5 --save-every 200 $resume
+        --minutes "$minutes" --save-every 200 $resume
     touch "$run/finished"
 fi
 echo
