@@ -50,6 +50,7 @@ static dlm_train_options defaults_of_run(train_settings *all) {
         dlm_train_recall(all->train.run, &train, &paths, &all->recall) == DLM_OK) {
         all->shared.kept = paths;
         all->recall.status = DLM_OK;
+        if (all->preset >= 0) use_preset(all->preset, &train); /* another one is refused by name */
         return train;
     }
     train = dlm_train_defaults(all->train.recipe);
@@ -243,7 +244,10 @@ static int make_run(const char *run) {
 
 /* Makes RUN/data where it is not there yet. */
 static int make_data(const train_settings *settings, const char *data) {
-    if (exists(data)) return EXIT_DONE;
+    if (exists(data)) {
+        say("%s is there already: the text files are not read again", data);
+        return EXIT_DONE;
+    }
     for (size_t i = 0; i < settings->shared.n_operands && settings->tokenizer == NULL; i++)
         if (strcmp(settings->shared.operands[i], "-") == 0)
             return fail(

@@ -44,5 +44,4 @@ else
     exit 1
 fi
 echo "${as_root}apt-get update && ${as_root}apt-get install -y $missing" >&2
-export DEBIAN_FRONTEND=noninteractive
-${as_root}apt-get -q update >&2 && ${as_root}apt-get install -q -y $missing >&2
+${as_root}apt-get -q update >&2 && ${as_root}env DEBIAN_FRONTEND=noninteractive apt-get install -q -y $missing >&2

@@ -9,9 +9,9 @@ program=${PROGRAM:-build/diffusionlm}
 run=${STORY_RUN:-build/story}
 minutes=${STORY_MINUTES:-5}
 
-for model in models/*/; do
+for model in "${STORY_MODELS:-models}"/*/; do
     if [ -f "$model/config.json" ]; then
-        exec "$program" generate -m "$model" --watch
+        exec "$program" generate -m "$model" --watch --prompt "Once upon a time" --seed "$(date +%s)"
     fi
 done
 

@@ -44,6 +44,9 @@ check 'the same state' cmp "$work/state" "$work/two/checkpoints/step-00000020/tr
 check 'the same weights' cmp "$work/one/checkpoints/step-00000020/model.safetensors" \
     "$work/two/checkpoints/step-00000020/model.safetensors"
 
+# ---- a resumed run keeps its model --------------------------------------------------------------------------------------
+refuses 1 'hidden_size' train -o "$work/two" --resume --preset small --steps 30
+
 # ---- folders, and texts of one document --------------------------------------------------------------------------------
 mkdir "$work/empty" "$work/other"
 : > "$work/other/letter"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make story` runs, for seconds instead of minutes: a first call, one that was killed early, one that finds a model.
 . tests/script.sh
-export STORY_RUN="$work/story" STORY_MINUTES=0.05
+export STORY_RUN="$work/story" STORY_MINUTES=0.05 STORY_MODELS="$work/models"
 
 story() { timeout 300 tools/story.sh > "$work/out" 2> "$work/err" < /dev/null; }
 trains() { wrote 'its stories will be rough'; }
@@ -29,4 +29,10 @@ check 'it is finished' test -e "$STORY_RUN/finished"
 check 'the second call' story
 check 'uses what is there' no trains
 check 'and tells a story' tells
+mkdir -p "$work/models"
+cp -r "$STORY_RUN/checkpoints/$(cat "$STORY_RUN/latest")" "$work/models/shipped"
+rm -r "$STORY_RUN"
+check 'with a model that ships' story
+check 'nothing is trained' no trains
+check 'and it tells a story' tells
 finish
