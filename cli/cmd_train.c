@@ -42,6 +42,14 @@ static void defaults(void *settings) {
     all->shared.seed = all->train.seed;
 }
 
+/* Is there a file or folder of that name in RUN? */
+static bool run_has(const train_settings *settings, const char *name) {
+    char *path = join(settings->train.run, name);
+    bool there = path != NULL && exists(path);
+    free(path);
+    return there;
+}
+
 /* The defaults of a run: what it was begun with, or what the recipe and the preset say. */
 static dlm_train_options defaults_of_run(train_settings *all) {
     dlm_train_options train;
@@ -51,6 +59,8 @@ static dlm_train_options defaults_of_run(train_settings *all) {
         all->shared.kept = paths;
         all->recall.status = DLM_OK;
         if (all->preset >= 0) use_preset(all->preset, &train); /* another one is refused by name */
+        /* A run that was moved has its own data with it still. */
+        if (train.data != NULL && !exists(train.data) && run_has(all, "data")) train.data = NULL;
         return train;
     }
     train = dlm_train_defaults(all->train.recipe);
@@ -61,11 +71,9 @@ static dlm_train_options defaults_of_run(train_settings *all) {
 /* A length of the run that is asked for replaces the others. */
 static void adjust(void *settings) {
     train_settings *all = settings;
-    dlm_train_options asked = all->train, usual = dlm_train_defaults(DLM_RECIPE_DEFAULT);
-    bool minutes = asked.minutes > usual.minutes ||
-                   asked.minutes<usual.minutes, epochs = asked.epochs> usual.epochs ||
-                   asked.epochs < usual.epochs,
-         steps = asked.steps != usual.steps;
+    const bool minutes = was_given(&command_train, all, "minutes"),
+               epochs = was_given(&command_train, all, "epochs"),
+               steps = was_given(&command_train, all, "steps");
     all->train = defaults_of_run(all);
     all->shared.seed = all->train.seed;
     if (minutes || steps || epochs) {
@@ -148,14 +156,6 @@ static const option options[] = {
                .help = "at the end print what was reached as JSON"),
     {0}};
 
-/* Is there a file or folder of that name in RUN? */
-static bool run_has(const train_settings *settings, const char *name) {
-    char *path = join(settings->train.run, name);
-    bool there = path != NULL && exists(path);
-    free(path);
-    return there;
-}
-
 /* Is RUN only what text files were made into before it was stopped? Then there is nothing to go on with but
  * that. */
 static bool only_prepared(const train_settings *settings) {
@@ -178,6 +178,8 @@ static int check_usage(const train_settings *settings) {
         wrong = "--tokenizer goes with FILE...; DATA has one already";
     else if (!files && settings->vocab_size != 0)
         wrong = "--vocab-size goes with FILE...; DATA has a tokenizer already";
+    else if (settings->shared.kept != NULL && was_given(&command_train, settings, "init"))
+        wrong = "--init is for the beginning of a run; this one goes on with its own weights";
     else if (settings->lengths_conflict)
         wrong = "--steps, --epochs and --minutes exclude each other";
     if (wrong == NULL) return EXIT_DONE;
@@ -242,12 +244,34 @@ static int make_run(const char *run) {
     return fail("%s: %s", run, strerror(errno));
 }
 
+/* RUN/data is there already, with its tokenizer: another one is refused. A smaller vocabulary than asked for
+ * may be all that the text gave. */
+static int keep_data(const train_settings *settings, const char *data) {
+    dlm_tokenizer *there = NULL, *named = NULL;
+    dlm_error err = {0};
+    if (dlm_tokenizer_load(data, &there, &err) != DLM_OK) return fail_with(&err);
+    int status = EXIT_DONE;
+    const size_t tokens = dlm_tokenizer_describe(there).vocab_size;
+    if (settings->tokenizer != NULL && dlm_tokenizer_load(settings->tokenizer, &named, &err) != DLM_OK)
+        status = fail_with(&err);
+    else if (named != NULL && dlm_tokenizer_describe(named).hash != dlm_tokenizer_describe(there).hash)
+        status = fail("%s was made with another tokenizer than %s", data, settings->tokenizer);
+    else if (settings->vocab_size > 0 && settings->vocab_size < tokens)
+        status =
+            fail("%s was made with a vocabulary of %zu tokens, not %zu", data, tokens, settings->vocab_size);
+    else
+        say("%s is there already, with %zu tokens: the text files are not read again", data, tokens);
+    dlm_tokenizer_free(named);
+    dlm_tokenizer_free(there);
+    return status;
+}
+
 /* Makes RUN/data where it is not there yet. */
 static int make_data(const train_settings *settings, const char *data) {
-    if (exists(data)) {
-        say("%s is there already: the text files are not read again", data);
-        return EXIT_DONE;
-    }
+    if (exists(data)) return settings->shared.n_operands > 0 ? keep_data(settings, data) : EXIT_DONE;
+    for (size_t i = 0; i < settings->shared.n_operands; i++)
+        if (strcmp(settings->shared.operands[i], "-") != 0 && access(settings->shared.operands[i], R_OK) != 0)
+            return fail("%s: %s", settings->shared.operands[i], strerror(errno));
     for (size_t i = 0; i < settings->shared.n_operands && settings->tokenizer == NULL; i++)
         if (strcmp(settings->shared.operands[i], "-") == 0)
             return fail(
@@ -406,8 +430,8 @@ static int train_to_end(run_state *run) {
         if (dlm_trainer_step(run->trainer, &run->report, &finished, &err) != DLM_OK)
             return fail("%s", err.message);
         if (!run->report.stepped) {
-            say("%s had done its %zu steps already; --resume --steps N goes further",
-                run->settings->train.run, run->report.step);
+            say("%s was complete already, after step %zu; --resume %s goes further", run->settings->train.run,
+                run->report.step, run->report.steps > 0 ? "--steps N" : "--minutes X");
             break;
         }
         average_loss(run);

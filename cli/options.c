@@ -310,6 +310,19 @@ static bool refuse_unknown(parser *p, const char *name, size_t n) {
     return refuse(p->error, "there is no option --%s; did you mean --%s?", word, near);
 }
 
+static bool take(parser *p, const option *found, const char *name, const char *value) {
+    for (size_t i = 0; i < 64 && p->what->options[i].name != NULL; i++)
+        if (&p->what->options[i] == found) p->settings->given |= UINT64_C(1) << i;
+    return store(found, name, value, p->settings, p->error);
+}
+
+bool was_given(const command *what, const void *settings, const char *name) {
+    const common *shared = settings;
+    for (size_t i = 0; i < 64 && what->options[i].name != NULL; i++)
+        if (strcmp(what->options[i].name, name) == 0) return (shared->given >> i & 1) != 0;
+    return false;
+}
+
 /* --name, --name=value, --name value */
 static bool parse_long(parser *p, const char *argument) {
     const char *name = argument + 2, *equals = strchr(name, '=');
@@ -318,7 +331,7 @@ static bool parse_long(parser *p, const char *argument) {
     if (found == NULL) return refuse_unknown(p, name, n);
     if (found->kind == OPTION_FLAG) {
         if (equals != NULL) return refuse(p->error, "--%s takes no value", found->name);
-        return store(found, NULL, NULL, p->settings, p->error);
+        return take(p, found, NULL, NULL);
     }
     const char *value = equals == NULL ? NULL : equals + 1;
     if (value == NULL) {
@@ -326,7 +339,7 @@ static bool parse_long(parser *p, const char *argument) {
         value = p->arguments[p->at++];
     }
     char shown[NAME_MAX_BYTES + 3];
-    return store(found, written(found, false, shown, sizeof shown), value, p->settings, p->error);
+    return take(p, found, written(found, false, shown, sizeof shown), value);
 }
 
 /* -n value, -nvalue */
@@ -335,7 +348,7 @@ static bool parse_letter(parser *p, const char *argument) {
     if (found == NULL) return refuse(p->error, "there is no option -%c", argument[1]);
     if (found->kind == OPTION_FLAG) {
         if (argument[2] != 0) return refuse(p->error, "-%c takes no value", argument[1]);
-        return store(found, NULL, NULL, p->settings, p->error);
+        return take(p, found, NULL, NULL);
     }
     const char *value = argument + 2;
     if (*value == 0) {
@@ -343,7 +356,7 @@ static bool parse_letter(parser *p, const char *argument) {
         value = p->arguments[p->at++];
     }
     char shown[NAME_MAX_BYTES + 3];
-    return store(found, written(found, true, shown, sizeof shown), value, p->settings, p->error);
+    return take(p, found, written(found, true, shown, sizeof shown), value);
 }
 
 static bool parse_all(parser *p) {

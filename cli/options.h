@@ -54,6 +54,7 @@ typedef struct common {
     bool quiet, verbose, json, help;
     const char **operands; /* what is not an option, in order */
     size_t n_operands;
+    uint64_t given;      /* bit i: row i of the command's options stood among the arguments */
     void *kept;          /* what settings point into, of the library's memory: freed with them */
     const char *program; /* as it was called, and what followed the command's name */
     char *const *arguments;
@@ -91,6 +92,8 @@ typedef struct parse_error {
 bool parse_arguments(const command *what, size_t n, char *const *arguments, void *settings,
                      parse_error *error);
 void parse_free(void *settings);
+/* Did the option of that name stand among the arguments, whatever its value? For commands of at most 64. */
+bool was_given(const command *what, const void *settings, const char *name);
 
 /* The command that the first words of n arguments name; *used gets how many words that took. NULL: error says
  * why. */

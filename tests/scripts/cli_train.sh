@@ -46,6 +46,15 @@ check 'the same weights' cmp "$work/one/checkpoints/step-00000020/model.safetens
 
 # ---- a resumed run keeps its model --------------------------------------------------------------------------------------
 refuses 1 'hidden_size' train -o "$work/two" --resume --preset small --steps 30
+refuses 2 '--init is for the beginning' train -o "$work/two" --resume --init "$work/one"
+refuses 2 'exclude each other' train -d "$D" -o "$work/no" --epochs 6 --steps 7
+refuses 1 'was made with a vocabulary of 300 tokens, not 290' train "$work/text" -o "$work/one" --resume --vocab-size 290
+refuses 1 'nosuch: No such file' train "$work/nosuch" -o "$work/no"
+check 'nothing was made' test ! -e "$work/no"
+cp -r "$work/one" "$work/moved"
+mv "$work/one" "$work/away"
+succeeds 'a moved run' train -o "$work/moved" --resume --steps 21 --quiet
+mv "$work/away" "$work/one"
 
 # ---- folders, and texts of one document --------------------------------------------------------------------------------
 mkdir "$work/empty" "$work/other"
@@ -94,7 +103,7 @@ succeeds 'shorter' train --data "$D" --output "$work/short" --hidden 16 --depth 
 succeeds 'resume by RUN alone, with more steps' train -o "$work/short" --resume --steps 9 --verbose
 check 'goes to the new end' grep -qx step-00000009 "$work/short/latest"
 succeeds 'resume what is complete' train -o "$work/short" --resume
-check 'says that there is nothing to do' said 'had done its 9 steps already'
+check 'says that there is nothing to do' said 'was complete already, after step 9'
 check 'and no loss' sh -c "! grep -q 'loss 0.0000' '$work/err'"
 
 # Stopped before training began, at any of its parts: --resume does the rest.
