@@ -16,13 +16,15 @@ typedef struct generate_settings {
     dlm_sample_options sample;
     size_t count, length; /* length 0: drawn from the model's histogram */
     const char *prompt;
-    bool watched;
+    watch_choice watch;
 } generate_settings;
 
 static void defaults(void *settings) {
     generate_settings *all = settings;
-    *all = (generate_settings){
-        .model.options = dlm_model_defaults(), .sample = dlm_sample_defaults(), .count = 1};
+    *all = (generate_settings){.model.options = dlm_model_defaults(),
+                               .sample = dlm_sample_defaults(),
+                               .count = 1,
+                               .watch = watch_choice_defaults()};
     all->shared.seed = all->sample.seed;
 }
 
@@ -60,8 +62,7 @@ static const option options[] = {
                .argument = "N", .min = 1, .max = 1e6, .help = "correct after every so many steps"),
     OPTION_ROW(generate_settings, sample.corrector_mode, .name = "corrector-mode", .kind = OPTION_CHOICE,
                .choices = corrector_choices, .help = "which tokens are corrected"),
-    OPTION_ROW(generate_settings, watched, .name = "watch", .kind = OPTION_FLAG,
-               .help = "on a terminal: show the text while its masks give way"),
+    WATCH_ROWS(generate_settings, watch),
     OPTION_ROW(generate_settings, shared.json, .name = "json", .kind = OPTION_FLAG,
                .help = "print a line of JSON for each text, with its ids"),
     {0}};
@@ -156,7 +157,7 @@ static int run(const void *given) {
     const generate_settings *settings = given;
     writer to;
     prompt start = {0};
-    int status = open_writer(&to, &settings->shared, &settings->model, settings->watched);
+    int status = open_writer(&to, &command_generate, &settings->shared, &settings->model, &settings->watch);
     if (status == EXIT_DONE) status = read_prompt(settings, to.model, &start);
     if (status == EXIT_DONE) status = check_lengths(settings, to.model, &start);
     if (status == EXIT_DONE) status = generate(settings, &start, &to);

@@ -15,14 +15,15 @@ typedef struct refine_settings {
     model_choice model;
     text_choice text;
     dlm_refine_options refine;
-    bool watched;
+    watch_choice watch;
 } refine_settings;
 
 static void defaults(void *settings) {
     refine_settings *all = settings;
     *all = (refine_settings){.model.options = dlm_model_defaults(),
                              .text = text_choice_defaults(),
-                             .refine = dlm_refine_defaults()};
+                             .refine = dlm_refine_defaults(),
+                             .watch = watch_choice_defaults()};
     all->shared.seed = all->refine.seed;
 }
 
@@ -36,8 +37,7 @@ static const option options[] = {
                .argument = "X", .min = 0, .max = 100,
                .help = "how freely tokens are drawn; 0: always the most probable one"),
     TEXT_ROWS(refine_settings, text),
-    OPTION_ROW(refine_settings, watched, .name = "watch", .kind = OPTION_FLAG,
-               .help = "on a terminal: show the text while it changes"),
+    WATCH_ROWS(refine_settings, watch),
     OPTION_ROW(refine_settings, shared.json, .name = "json", .kind = OPTION_FLAG,
                .help = "print a line of JSON for each text, with its ids"),
     {0}};
@@ -119,7 +119,7 @@ static int run(const void *given) {
     dlm_documents *documents = NULL;
     size_t n;
     const char *const *paths = paths_or_stdin(&settings->shared, &n);
-    int status = open_writer(&to, &settings->shared, &settings->model, settings->watched);
+    int status = open_writer(&to, &command_refine, &settings->shared, &settings->model, &settings->watch);
     if (status == EXIT_DONE && dlm_model_tokenizer(to.model) == NULL)
         status =
             fail("%s: there is no tokenizer beside this model; -t names one", dlm_model_source(to.model));

@@ -65,9 +65,11 @@ size_t sequences_at_once(const dlm_model *model, size_t length) {
 /* ---- output -----------------------------------------------------------------------------------------------
  */
 
-int open_writer(writer *to, const common *shared, const model_choice *choice, bool watched) {
+int open_writer(writer *to, const command *what, const common *shared, const model_choice *choice,
+                const watch_choice *seen) {
+    (void)what;
     *to = (writer){.seed = shared->seed, .json = shared->json, .terminal = isatty(STDOUT_FILENO)};
-    if (watched && to->json) {
+    if (seen->watched && to->json) {
         (void)fail("--watch and --json exclude each other");
         return EXIT_USAGE;
     }
@@ -77,8 +79,8 @@ int open_writer(writer *to, const common *shared, const model_choice *choice, bo
     if (dlm_model_tokenizer(to->model) == NULL && !to->json)
         return fail("%s: there is no tokenizer beside this model; -t names one, --json writes ids",
                     dlm_model_source(to->model));
-    if (!watched || !can_redraw(STDOUT_FILENO)) return EXIT_DONE;
-    to->shown = watch_open(to->model);
+    if (!seen->watched || !can_redraw(STDOUT_FILENO)) return EXIT_DONE;
+    to->shown = watch_open(to->model, seen);
     return to->shown == NULL ? fail("out of memory") : EXIT_DONE;
 }
 

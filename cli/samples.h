@@ -42,9 +42,10 @@ typedef struct writer {
 } writer;
 
 /* What both commands begin with: catches signals, loads the model, checks that its texts can be written as
- * asked, and opens a watch if asked and the output is a terminal. EXIT_DONE, or said why not; to be closed
- * either way. */
-int open_writer(writer *to, const common *shared, const model_choice *choice, bool watched);
+ * asked, and opens a watch if asked and the output is a terminal. shared: the settings of command `what`.
+ * EXIT_DONE, or said why not; to be closed either way. */
+int open_writer(writer *to, const command *what, const common *shared, const model_choice *choice,
+                const watch_choice *seen);
 void close_writer(writer *to);
 /* Before each batch. */
 void begin_batch(writer *to);

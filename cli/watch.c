@@ -5,6 +5,7 @@
 
 #include "terminal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,6 @@
 #include <unistd.h>
 #include <wchar.h>
 
-static const double frame_seconds = 0.03;
 static const char mask_text[] = " \u2591\u2591\u2591", replacement[] = "\uFFFD";
 
 typedef enum style { STYLE_PLAIN, STYLE_NEW, STYLE_MASK, STYLES } style;
@@ -41,8 +41,9 @@ struct watch {
     size_t *widths; /* (n_lines) of the lines on the screen */
     size_t n_lines, widths_capacity;
     text out;
-    double drawn_at; /* when the frame before was drawn */
-    bool failed;     /* no memory: nothing more is drawn */
+    double frame_seconds; /* how long a frame is seen at least */
+    double drawn_at;      /* when the frame before was drawn */
+    bool failed;          /* no memory: nothing more is drawn */
 };
 
 /* Room for `need` elements; false, and the watch stops drawing, without memory. */
@@ -241,9 +242,12 @@ static void draw(watch *shown, const char *status) {
 
 /* Sleeps until the frame before has been seen for frame_seconds. */
 static void wait_for_frame(watch *shown) {
-    double rest = shown->drawn_at + frame_seconds - seconds_now();
-    struct timespec pause = {.tv_nsec = rest > 0 && rest < 1 ? (long)(rest * 1e9) : 0};
-    if (pause.tv_nsec > 0) (void)nanosleep(&pause, NULL);
+    double rest = shown->drawn_at + shown->frame_seconds - seconds_now();
+    if (rest > 1e6) rest = 1e6;
+    if (rest > 0) {
+        struct timespec pause = {.tv_sec = (time_t)rest, .tv_nsec = (long)((rest - floor(rest)) * 1e9)};
+        (void)nanosleep(&pause, NULL); /* a signal ends it */
+    }
     shown->drawn_at = seconds_now();
 }
 
@@ -273,9 +277,14 @@ bool watch_step(void *user, const dlm_sample_step *step) {
     return stop_signal() != 0;
 }
 
-watch *watch_open(const dlm_model *model) {
+watch_choice watch_choice_defaults(void) {
+    return (watch_choice){.fps = 30};
+}
+
+watch *watch_open(const dlm_model *model, const watch_choice *choice) {
     watch *shown = calloc(1, sizeof *shown);
     if (shown == NULL) return NULL;
+    shown->frame_seconds = choice->fps > 0 ? 1 / choice->fps : 0;
     shown->tokenizer = dlm_model_tokenizer(model);
     shown->end_id = dlm_model_config(model)->end_token ? dlm_tokenizer_describe(shown->tokenizer).end_id : -1;
     return shown;

@@ -2,20 +2,37 @@
 #ifndef DLM_CLI_WATCH_H
 #define DLM_CLI_WATCH_H
 
+#include "options.h"
+
 #include "diffusionlm.h"
 
 #include <stdbool.h>
 
+/* How the steps of sampling are to be seen, with the option rows for it. */
+typedef struct watch_choice {
+    bool watched;
+    double fps; /* frames a second at most; 0: as they come */
+} watch_choice;
+
+#define WATCH_ROWS(settings, at)                                                                \
+    OPTION_INNER_ROW(settings, at, watch_choice, watched, .name = "watch", .kind = OPTION_FLAG, \
+                     .help = "on a terminal: show the text while it changes"),                  \
+        OPTION_INNER_ROW(settings, at, watch_choice, fps, .name = "fps", .kind = OPTION_REAL,   \
+                         .argument = "X", .max = 1000, .word = "max", .word_value = 0,          \
+                         .help = "with --watch: steps shown a second, at most; max: as fast as they come")
+
+watch_choice watch_choice_defaults(void);
+
 typedef struct watch watch;
 
 /* For texts of a model with a tokenizer, drawn on standard output; NULL without memory. */
-watch *watch_open(const dlm_model *model);
+watch *watch_open(const dlm_model *model, const watch_choice *choice);
 /* Removes what is drawn and gives the cursor back; the watch can be used for a next text. Accepts NULL. */
 void watch_clear(watch *shown);
 void watch_close(watch *shown);
 
 /* A dlm_step_callback for one sequence (n 1), whose user is the watch: draws the text as it is, what is new
- * brighter, and waits as long as a frame should be seen. Lets a caught signal stop. */
+ * brighter, and waits as long as the frame before should be seen. Lets a caught signal stop. */
 bool watch_step(void *user, const dlm_sample_step *step);
 
 #endif

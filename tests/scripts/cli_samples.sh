@@ -21,7 +21,7 @@ has_length() { [ "$(count "$work/out" 1)" = "$1" ]; }
 same_ids() { [ "$(ids "$1" "$2")" = "$(ids "$3" "$4")" ]; }
 
 # ---- generate -------------------------------------------------------------------------------------------------------------
-succeeds 'generate' generate --model "$R" --count 3 --seed 7 --watch
+succeeds 'generate' generate --model "$R" --count 3 --seed 7 --watch --fps 60
 check 'a line <|endoftext|> behind each text' end_lines 3
 check 'nothing for terminals in a file' sh -c "! grep -q '$(printf '\033')\[' '$work/out'"
 cp "$work/out" "$work/texts"
@@ -56,6 +56,7 @@ refuses 1 '--length 65: the model takes at most 64 tokens' generate -m "$R" --le
 refuses 1 'leaves nothing to write: --length is 3' generate -m "$R" --length 3 --prompt 'Once upon a time there was a cat'
 refuses 2 '--prompt is empty' generate -m "$R" --prompt ''
 refuses 2 '--watch and --json exclude each other' generate -m "$R" --watch --json
+refuses 2 '--fps: -1 is not a number from 0 to 1000' generate -m "$R" --watch --fps -1
 refuses 2 '--temperature: nan is not a number from 0 to 100' generate -m "$R" --temperature nan
 refuses 2 '--count: 0 is not a whole number from 1 to 1000000000' generate -m "$R" --count 0
 refuses 2 'did you mean confidence?' generate -m "$R" --order confidenc
@@ -65,7 +66,7 @@ refuses 1 "$work/text" generate -m "$work/text"
 
 # ---- refine -----------------------------------------------------------------------------------------------------------------
 head -n 8 "$work/text" > "$work/few"
-succeeds 'refine' refine -m "$R" "$work/few" --seed 3 --frac 1e-6 --passes 1 --watch
+succeeds 'refine' refine -m "$R" "$work/few" --seed 3 --frac 1e-6 --passes 1 --watch --fps max
 check 'with nothing hidden the texts come back' cmp "$work/few" "$work/out"
 succeeds 'refine' refine --model "$R" "$work/few" --passes 4 --frac 0.5 --temperature 0.8 --seed 3
 check 'a line <|endoftext|> behind each text' end_lines 4
