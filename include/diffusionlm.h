@@ -406,6 +406,22 @@ DLM_API dlm_status dlm_eval_pair(const dlm_model *first, const dlm_model *second
                                  const dlm_eval_options *options, dlm_eval_result results[2],
                                  dlm_eval_result *difference, dlm_error *err);
 
+typedef struct dlm_nelbo_options {
+    uint64_t seed; /* 1: the masks are a function of it, the sequence's index and the draw alone */
+    size_t draws;  /* 16 masks of each sequence; a standard error takes at least 2, and is good from 8 on */
+    bool exact;    /* false; true: all masks of each sequence (at most 20 tokens), draws is not read */
+} dlm_nelbo_options;
+DLM_API dlm_nelbo_options dlm_nelbo_defaults(void);
+/* NELBO in nats, an upper bound of the negative log-likelihood, of each of n packed sequences: lengths (n)
+ * from 1 to max_seq_len, ids (T) the sum of them, without masks; nats (n). Every id counts, an end token too;
+ * no padding is shown. standard_errors (n) or NULL gets how far each may be from the NELBO because masks were
+ * drawn: 0 where exact, not a number (NAN) of one draw, and from few draws rather too large (those of
+ * neighbouring strata are taken together; Cochran, Sampling techniques, 1977, section 5A.12). The result of a
+ * sequence does not depend on the others, but for its index (and rounding). */
+DLM_API dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                             const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
+                             dlm_error *err);
+
 /* ---- training
  * --------------------------------------------------------------------------------------------------------------
  */

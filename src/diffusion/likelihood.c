@@ -7,12 +7,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define GOLDEN_RATIO UINT64_C(0x9E3779B97F4A7C15) /* of 2^64 */
-#define LN_2         0.69314718055994530942
+#define LN_2 0.69314718055994530942
 
-/* Draws of the stream (seed, DLM_RNG_EVALUATE, window, draw) that are none of the NELBO's. */
+/* The draw of the stream (seed, DLM_RNG_EVALUATE, window, draw) that is none of the NELBO's. */
 #define DRAW_CROSS_ENTROPY UINT32_C(0x40000000)
-#define DRAW_OFFSET        UINT32_C(0x80000000) /* with the draw: u_d */
 
 enum { ELBO = 1, LAST_DRAW = 2, LAST_WINDOW = 4 };
 
@@ -77,7 +75,8 @@ static dlm_status prepare(dlm_likelihood *l, const dlm_network *network, dlm_com
     layout(l);
     DLM_TRY(dlm__arena_allocate(&l->arena, "an evaluation", err));
     layout(l);
-    return dlm__masked_score_create(network, compute, o->longest, o->mask_id, take, l, &l->score, err);
+    return dlm__masked_score_create(network, compute, o->longest, SIZE_MAX, o->mask_id, take, l, &l->score,
+                                    err);
 }
 
 dlm_status dlm__likelihood_create(const dlm_network *network, dlm_compute *compute,
@@ -103,19 +102,12 @@ void dlm__likelihood_free(dlm_likelihood *l) {
     free(l);
 }
 
-/* u of draw d of window w: see likelihood.h. The product and the sum wrap, which is the mod 1. */
-static double spread(uint64_t seed, size_t window, size_t draw) {
-    dlm_rng rng = dlm__rng(seed, DLM_RNG_EVALUATE, 0, DRAW_OFFSET | (uint32_t)draw);
-    return (double)((dlm__rng_u64(&rng) + (uint64_t)window * GOLDEN_RATIO) >> 11) * 0x1p-53;
-}
-
 static dlm_status add_elbo(dlm_likelihood *l, size_t window, bool last, dlm_error *err) {
     const dlm_likelihood_options *o = &l->options;
+    const dlm_mask_draws draws = {.seed = o->seed, .draws = o->draws};
     const size_t n = l->held.n;
     for (size_t d = 0; d < o->draws; d++) {
-        const size_t k = dlm__count_at(n, ((double)d + spread(o->seed, window, d)) / (double)o->draws);
-        dlm_rng rng = dlm__rng(o->seed, DLM_RNG_EVALUATE, (uint32_t)window, (uint32_t)d);
-        dlm__mask_exactly(&rng, n, k, l->masked, l->order);
+        const size_t k = dlm__draw_mask(&draws, window, d, n, l->masked, l->order);
         dlm_score_tag tag = {.n = n, .masked = k, .window = window, .flags = ELBO};
         if (d + 1 == o->draws) tag.flags |= LAST_DRAW | (last ? LAST_WINDOW : 0U);
         DLM_TRY(dlm__masked_score_add(l->score, l->held_ids, l->held.shown, l->masked,
@@ -176,49 +168,4 @@ dlm_status dlm__likelihood_end(dlm_likelihood *l, dlm_eval_result *result, dlm_e
         .tokens = l->tokens,
         .bytes = l->bytes};
     return DLM_OK;
-}
-
-/* ---- by enumeration -------------------------------------------------------------------------------------
- */
-
-typedef struct by_count {
-    double sum[DLM_NELBO_EXACT_LIMIT + 1]; /* of means over the masks of k positions */
-    double masks[DLM_NELBO_EXACT_LIMIT + 1];
-} by_count;
-
-static void take_exact(void *user, const dlm_score_tag *tag, double ce) {
-    by_count *counts = user;
-    counts->sum[tag->masked] += ce / (double)tag->masked;
-    counts->masks[tag->masked]++;
-}
-
-static dlm_status add_all_masks(dlm_masked_score *score, dlm_schedule schedule, const int32_t *ids, size_t n,
-                                dlm_error *err) {
-    for (uint32_t mask = 1; mask < UINT32_C(1) << n; mask++) {
-        uint8_t masked[DLM_NELBO_EXACT_LIMIT];
-        size_t k = 0;
-        for (size_t i = 0; i < n; i++) {
-            masked[i] = mask >> i & 1;
-            k += masked[i];
-        }
-        const double t = dlm__sigma_inverse(schedule, (double)k / (double)n);
-        const dlm_score_tag tag = {.n = n, .masked = k};
-        DLM_TRY(dlm__masked_score_add(score, ids, n, masked, t, tag, err));
-    }
-    return dlm__masked_score_flush(score, err);
-}
-
-dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
-                            int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err) {
-    if (n == 0 || n > DLM_NELBO_EXACT_LIMIT)
-        return dlm__fail(err, DLM_ARGUMENT, "all masks of %zu positions: the exact NELBO takes 1 to %zu", n,
-                         DLM_NELBO_EXACT_LIMIT);
-    by_count counts = {0};
-    dlm_masked_score *score;
-    DLM_TRY(dlm__masked_score_create(network, compute, n, mask_id, take_exact, &counts, &score, err));
-    const dlm_status status = add_all_masks(score, schedule, ids, n, err);
-    dlm__masked_score_free(score);
-    *nats = 0; /* n times the mean over k is the sum over k */
-    for (size_t k = 1; k <= n; k++) *nats += counts.sum[k] / counts.masks[k];
-    return status;
 }

@@ -2,18 +2,12 @@
  * Hoogeboom et al. 2022; spec of the estimate in docs/likelihood.md), and the original's evaluation
  * cross-entropy.
  *
- * The masks are a function of (seed, index of the window, draw) alone, so two models are measured on the same
- * ones. Draw d of M of window w masks k = 1 + floor(n (d + u)/M) positions, u = (u_d + w * golden ratio) mod
- * 1 with u_d drawn once: uniform for each window, and spread evenly over consecutive ones (a Weyl sequence).
- */
+ * The masks are those of masks.h. */
 #ifndef DLM_LIKELIHOOD_H
 #define DLM_LIKELIHOOD_H
 
 #include "diffusion/estimate.h"
-#include "diffusion/process.h"
-
-#define DLM_DRAWS_MAX         ((size_t)1 << 20)
-#define DLM_NELBO_EXACT_LIMIT ((size_t)20)
+#include "diffusion/masks.h"
 
 /* What the draws of one evaluation gave, and the estimate of how much more another one gives on the same
  * windows and masks. Used by an evaluation that records, then by one that compares. */
@@ -56,10 +50,5 @@ dlm_status dlm__likelihood_add(dlm_likelihood *likelihood, const dlm_scored *win
 /* Measures what is left to measure and fills in all of result but seconds. To be called once. Cross-entropy
  * and NELBO that were not asked for, and standard errors that the data do not tell, are not numbers. */
 dlm_status dlm__likelihood_end(dlm_likelihood *likelihood, dlm_eval_result *result, dlm_error *err);
-
-/* NELBO in nats of the n ids (1 .. DLM_NELBO_EXACT_LIMIT) by enumeration of all 2^n - 1 masks:
- * n E_{k uniform on 1..n} E_{k masked} mean cross-entropy, at t = sigma^-1(k/n). */
-dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
-                            int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err);
 
 #endif

@@ -15,11 +15,11 @@ struct dlm_masked_score {
     int32_t mask_id;
     dlm_score_callback take;
     void *user;
-    size_t capacity; /* positions */
+    size_t capacity, sequences; /* of a pass: positions, sequences */
     size_t S, R;
-    size_t *offsets;     /* (PASS_SEQUENCES + 1) */
-    float *times;        /* (PASS_SEQUENCES) */
-    dlm_score_tag *tags; /* (PASS_SEQUENCES) */
+    size_t *offsets;     /* (sequences + 1) */
+    float *times;        /* (sequences) */
+    dlm_score_tag *tags; /* (sequences) */
     int32_t *ids;        /* (capacity) */
     int32_t *rows;       /* (capacity) */
     int32_t *targets;    /* (capacity) */
@@ -29,9 +29,9 @@ struct dlm_masked_score {
 };
 
 static void layout(dlm_masked_score *s) {
-    s->offsets = dlm__arena_take(&s->arena, PASS_SEQUENCES + 1, sizeof *s->offsets);
-    s->times = dlm__arena_take(&s->arena, PASS_SEQUENCES, sizeof *s->times);
-    s->tags = dlm__arena_take(&s->arena, PASS_SEQUENCES, sizeof *s->tags);
+    s->offsets = dlm__arena_take(&s->arena, s->sequences + 1, sizeof *s->offsets);
+    s->times = dlm__arena_take(&s->arena, s->sequences, sizeof *s->times);
+    s->tags = dlm__arena_take(&s->arena, s->sequences, sizeof *s->tags);
     s->ids = dlm__arena_take(&s->arena, s->capacity, sizeof *s->ids);
     s->rows = dlm__arena_take(&s->arena, s->capacity, sizeof *s->rows);
     s->targets = dlm__arena_take(&s->arena, s->capacity, sizeof *s->targets);
@@ -45,12 +45,12 @@ static dlm_status prepare(dlm_masked_score *s, dlm_compute *compute, dlm_error *
     layout(s);
     for (size_t r = 0; r < s->capacity; r++) s->weights[r] = 1;
     const dlm_workspace_size size = {
-        .tokens = s->capacity, .sequences = PASS_SEQUENCES, .rows = s->capacity, .training = false};
+        .tokens = s->capacity, .sequences = s->sequences, .rows = s->capacity, .training = false};
     return dlm__workspace_create(s->network->layout, s->network->type, compute, size, &s->workspace, err);
 }
 
 dlm_status dlm__masked_score_create(const dlm_network *network, dlm_compute *compute, size_t longest,
-                                    int32_t mask_id, dlm_score_callback take, void *user,
+                                    size_t all, int32_t mask_id, dlm_score_callback take, void *user,
                                     dlm_masked_score **score, dlm_error *err) {
     *score = NULL;
     dlm_masked_score *s = dlm__calloc(1, sizeof *s);
@@ -59,7 +59,9 @@ dlm_status dlm__masked_score_create(const dlm_network *network, dlm_compute *com
     s->mask_id = mask_id;
     s->take = take;
     s->user = user;
-    s->capacity = longest > PASS_POSITIONS ? longest : PASS_POSITIONS;
+    s->capacity = all < PASS_POSITIONS ? all : PASS_POSITIONS;
+    if (s->capacity < longest) s->capacity = longest;
+    s->sequences = s->capacity < PASS_SEQUENCES ? s->capacity : PASS_SEQUENCES;
     const dlm_status status = prepare(s, compute, err);
     if (status != DLM_OK) {
         dlm__masked_score_free(s);
@@ -79,7 +81,7 @@ void dlm__masked_score_free(dlm_masked_score *s) {
 dlm_status dlm__masked_score_add(dlm_masked_score *s, const int32_t *ids, size_t shown, const uint8_t *masked,
                                  double t, dlm_score_tag tag, dlm_error *err) {
     assert(shown <= s->capacity && tag.n <= shown && tag.masked > 0);
-    if (s->S == PASS_SEQUENCES || s->offsets[s->S] + shown > s->capacity)
+    if (s->S == s->sequences || s->offsets[s->S] + shown > s->capacity)
         DLM_TRY(dlm__masked_score_flush(s, err));
     const size_t base = s->offsets[s->S];
     for (size_t i = 0; i < shown; i++) {

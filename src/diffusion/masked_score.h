@@ -16,9 +16,10 @@ typedef struct dlm_score_tag {
 typedef void (*dlm_score_callback)(void *user, const dlm_score_tag *tag, double ce);
 
 typedef struct dlm_masked_score dlm_masked_score;
-/* For sequences of up to `longest` positions. network and compute are borrowed. */
+/* For sequences of up to `longest` positions, about `all` positions together (which only keeps a pass from
+ * being larger than needed; SIZE_MAX: many). network and compute are borrowed. */
 dlm_status dlm__masked_score_create(const dlm_network *network, dlm_compute *compute, size_t longest,
-                                    int32_t mask_id, dlm_score_callback take, void *user,
+                                    size_t all, int32_t mask_id, dlm_score_callback take, void *user,
                                     dlm_masked_score **score, dlm_error *err);
 void dlm__masked_score_free(dlm_masked_score *score);
 

@@ -3,6 +3,7 @@
 #include "sampling_fixture.h"
 
 #include "diffusion/likelihood.h"
+#include "diffusion/nelbo.h"
 
 enum { LIKELY_L = 9 };
 

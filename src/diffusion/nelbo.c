@@ -1,0 +1,203 @@
+/* NELBO of single sequences. */
+#include "diffusion/nelbo.h"
+
+#include "diffusion/masked_score.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+dlm_nelbo_options dlm_nelbo_defaults(void) {
+    return (dlm_nelbo_options){.seed = 1, .draws = 16};
+}
+
+double dlm__by_count_mean(dlm_by_count *counts, size_t n) {
+    double sum = 0;
+    for (size_t k = 1; k <= n; k++) sum += counts->sum[k] / counts->masks[k];
+    memset(counts, 0, sizeof *counts);
+    return sum / (double)n;
+}
+
+double dlm__strata_error(const double *values, size_t n) {
+    if (n < 2) return NAN;
+    const size_t pairs = (n + 1) / 2;
+    double sum = 0, squares = 0;
+    for (size_t j = 0; j < pairs; j++) {
+        const size_t second = 2 * j + 1 < n ? 2 * j + 1 : n - 1;
+        const double d = values[second] - values[second - 1];
+        sum += d;
+        squares += d * d;
+    }
+    const double J = (double)pairs;
+    if (pairs > 1) squares = fmax(squares - sum * sum / J, 0) * J / (J - 1);
+    return sqrt(squares) / (double)n;
+}
+
+/* ---- one sequence after the other ------------------------------------------------------------------------
+ */
+
+/* What the masks of the sequence at hand gave so far. Sequences are measured in their order, and so are the
+ * masks of each. */
+typedef struct gathered {
+    double *nats, *errors; /* (n), errors may be NULL */
+    bool exact;
+    dlm_by_count counts;
+    double *means; /* (draws) of the cross-entropy */
+    size_t seen, draws;
+} gathered;
+
+static void take(void *user, const dlm_score_tag *tag, double ce) {
+    gathered *g = user;
+    const double mean = ce / (double)tag->masked, n = (double)tag->n;
+    const size_t masks = g->exact ? ((size_t)1 << tag->n) - 1 : g->draws;
+    if (g->exact) {
+        g->counts.sum[tag->masked] += mean;
+        g->counts.masks[tag->masked]++;
+    } else {
+        g->means[g->seen] = mean;
+    }
+    if (++g->seen < masks) return;
+    g->seen = 0;
+    double sum = 0, error = 0;
+    if (g->exact) {
+        sum = dlm__by_count_mean(&g->counts, tag->n);
+    } else {
+        for (size_t d = 0; d < g->draws; d++) sum += g->means[d] / (double)g->draws;
+        error = dlm__strata_error(g->means, g->draws);
+    }
+    g->nats[tag->window] = n * sum;
+    if (g->errors != NULL) g->errors[tag->window] = n * error;
+}
+
+/* masked and order (n) are scratch. */
+static dlm_status add_draws(dlm_masked_score *score, const dlm_mask_draws *draws, dlm_schedule schedule,
+                            size_t index, const int32_t *ids, size_t n, uint8_t *masked, uint32_t *order,
+                            dlm_error *err) {
+    for (size_t d = 0; d < draws->draws; d++) {
+        const size_t k = dlm__draw_mask(draws, index, d, n, masked, order);
+        const double t = dlm__sigma_inverse(schedule, (double)k / (double)n);
+        const dlm_score_tag tag = {.n = n, .masked = k, .window = index};
+        DLM_TRY(dlm__masked_score_add(score, ids, n, masked, t, tag, err));
+    }
+    return DLM_OK;
+}
+
+static dlm_status add_all_masks(dlm_masked_score *score, dlm_schedule schedule, size_t index,
+                                const int32_t *ids, size_t n, dlm_error *err) {
+    for (uint32_t set = 1; set < UINT32_C(1) << n; set++) {
+        uint8_t masked[DLM_NELBO_EXACT_LIMIT];
+        const size_t k = dlm__mask_of_set(set, n, masked);
+        const double t = dlm__sigma_inverse(schedule, (double)k / (double)n);
+        const dlm_score_tag tag = {.n = n, .masked = k, .window = index};
+        DLM_TRY(dlm__masked_score_add(score, ids, n, masked, t, tag, err));
+    }
+    return DLM_OK;
+}
+
+dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
+                            int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err) {
+    if (n == 0 || n > DLM_NELBO_EXACT_LIMIT)
+        return dlm__fail(err, DLM_ARGUMENT, "all masks of %zu positions: the exact NELBO takes 1 to %zu", n,
+                         DLM_NELBO_EXACT_LIMIT);
+    gathered g = {.exact = true, .nats = nats};
+    dlm_masked_score *score;
+    DLM_TRY(dlm__masked_score_create(network, compute, n, n << n, mask_id, take, &g, &score, err));
+    dlm_status status = add_all_masks(score, schedule, 0, ids, n, err);
+    if (status == DLM_OK) status = dlm__masked_score_flush(score, err);
+    dlm__masked_score_free(score);
+    return status;
+}
+
+/* ---- the public call --------------------------------------------------------------------------------------
+ */
+
+static dlm_status check_options(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                                dlm_error *err) {
+    if (model->network.params == NULL)
+        return dlm__fail(err, DLM_ARGUMENT, "%s was read without its weights",
+                         model->source != NULL ? model->source : "the model");
+    if (model->mask_id < 0) return dlm__fail(err, DLM_ARGUMENT, "the model's tokenizer has no [MASK]");
+    if (n > UINT32_MAX)
+        return dlm__fail(err, DLM_ARGUMENT, "%zu sequences are more than %lu", n, (unsigned long)UINT32_MAX);
+    if (options->exact || (options->draws > 0 && options->draws <= DLM_DRAWS_MAX)) return DLM_OK;
+    return dlm__fail(err, DLM_ARGUMENT, "%zu draws are not from 1 to %zu", options->draws, DLM_DRAWS_MAX);
+}
+
+static dlm_status check_sequence(const dlm_model *model, const dlm_nelbo_options *options, size_t index,
+                                 const int32_t *ids, size_t n, dlm_error *err) {
+    const dlm_config *config = &model->layout->config;
+    if (n == 0 || n > config->max_seq_len)
+        return dlm__fail(err, DLM_ARGUMENT, "sequence %zu has %zu tokens, the model takes 1 to %zu", index, n,
+                         config->max_seq_len);
+    if (options->exact && n > DLM_NELBO_EXACT_LIMIT)
+        return dlm__fail(err, DLM_ARGUMENT, "sequence %zu has %zu tokens, the exact NELBO takes at most %zu",
+                         index, n, DLM_NELBO_EXACT_LIMIT);
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || (size_t)ids[i] >= config->vocab_size)
+            return dlm__fail(err, DLM_ARGUMENT,
+                             "position %zu of sequence %zu is token %ld, the vocabulary has %zu", i, index,
+                             (long)ids[i], config->vocab_size);
+        if (ids[i] == model->mask_id)
+            return dlm__fail(err, DLM_ARGUMENT, "position %zu of sequence %zu is masked: no text", i, index);
+    }
+    return DLM_OK;
+}
+
+static dlm_status check_sequences(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                                  const size_t *lengths, const int32_t *ids, size_t *longest, size_t *total,
+                                  dlm_error *err) {
+    *longest = *total = 0;
+    size_t base = 0;
+    for (size_t b = 0; b < n; base += lengths[b++]) {
+        DLM_TRY(check_sequence(model, options, b, ids + base, lengths[b], err));
+        if (lengths[b] > *longest) *longest = lengths[b];
+        const size_t masks = options->exact ? (size_t)1 << lengths[b] : options->draws;
+        size_t positions;
+        if (!dlm__size_mul(lengths[b], masks, &positions) || !dlm__size_add(*total, positions, total))
+            *total = SIZE_MAX;
+    }
+    return DLM_OK;
+}
+
+static dlm_status measure(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                          const size_t *lengths, const int32_t *ids, dlm_masked_score *score, uint8_t *masked,
+                          uint32_t *order, dlm_error *err) {
+    const dlm_schedule schedule = model->layout->config.schedule;
+    const dlm_mask_draws draws = {.seed = options->seed, .draws = options->draws};
+    size_t base = 0;
+    for (size_t b = 0; b < n; base += lengths[b++]) {
+        if (options->exact)
+            DLM_TRY(add_all_masks(score, schedule, b, ids + base, lengths[b], err));
+        else
+            DLM_TRY(add_draws(score, &draws, schedule, b, ids + base, lengths[b], masked, order, err));
+    }
+    return dlm__masked_score_flush(score, err);
+}
+
+dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                     const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
+                     dlm_error *err) {
+    DLM_TRY(check_options(model, options, n, err));
+    size_t longest, total; /* positions of a sequence, and of all with all their masks */
+    DLM_TRY(check_sequences(model, options, n, lengths, ids, &longest, &total, err));
+    if (n == 0) return DLM_OK;
+    gathered g = {.nats = nats, .errors = standard_errors, .exact = options->exact, .draws = options->draws};
+    g.means = dlm__calloc(options->exact ? 1 : options->draws, sizeof *g.means);
+    uint8_t *masked = dlm__calloc(longest, sizeof *masked);
+    uint32_t *order = dlm__calloc(longest, sizeof *order);
+    dlm_compute *compute = NULL;
+    dlm_masked_score *score = NULL;
+    dlm_status status = g.means != NULL && masked != NULL && order != NULL
+                            ? dlm__compute_create(NULL, &compute, err)
+                            : dlm__fail_memory(err, "a NELBO", longest * (sizeof *masked + sizeof *order));
+    if (status == DLM_OK)
+        status = dlm__masked_score_create(&model->network, compute, longest, total, model->mask_id, take, &g,
+                                          &score, err);
+    if (status == DLM_OK) status = measure(model, options, n, lengths, ids, score, masked, order, err);
+    dlm__masked_score_free(score);
+    dlm__compute_free(compute);
+    free(g.means);
+    free(masked);
+    free(order);
+    return status;
+}
