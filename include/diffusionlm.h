@@ -295,9 +295,41 @@ DLM_API dlm_status dlm_model_inspect(const char *path, const dlm_model_options *
  * ----------------------------------------------------------------------------------------------------------
  */
 
-typedef enum dlm_order { DLM_ORDER_CONFIDENCE, DLM_ORDER_CONFIDENCE_WEIGHTED, DLM_ORDER_RANDOM } dlm_order;
+/* Which masked positions a step reveals, docs/sampling.md has the laws and their sources. CONFIDENCE: those
+ * of the largest probability; CONFIDENCE_WEIGHTED: drawn by it; RANDOM: uniformly; MARGIN: where the most
+ * probable token is farthest before the second; ENTROPY: of the lowest entropy; LEFT_TO_RIGHT: the first
+ * ones; ANCESTRAL: each one independently, as the masking process itself has it; FIRST_HITTING: one at a
+ * time, at the process' own times: the limit of ANCESTRAL for many steps, with no more passes than positions.
+ */
+typedef enum dlm_order {
+    DLM_ORDER_CONFIDENCE,
+    DLM_ORDER_CONFIDENCE_WEIGHTED,
+    DLM_ORDER_RANDOM,
+    DLM_ORDER_MARGIN,
+    DLM_ORDER_ENTROPY,
+    DLM_ORDER_LEFT_TO_RIGHT,
+    DLM_ORDER_ANCESTRAL,
+    DLM_ORDER_FIRST_HITTING
+} dlm_order;
 typedef enum dlm_reveal { DLM_REVEAL_COSINE, DLM_REVEAL_LINEAR } dlm_reveal;
 typedef enum dlm_corrector { DLM_CORRECTOR_RANDOM, DLM_CORRECTOR_LOW_CONFIDENCE } dlm_corrector;
+/* How the order ANCESTRAL masks revealed positions again (ReMDM, Wang et al. 2025): with a probability of at
+ * most eta (CAP), of eta times the largest possible (RESCALE), that times a share by how unsure each token
+ * was (CONF), or of eta while the time stands still (LOOP). */
+typedef enum dlm_remask {
+    DLM_REMASK_NONE,
+    DLM_REMASK_CAP,
+    DLM_REMASK_RESCALE,
+    DLM_REMASK_CONF,
+    DLM_REMASK_LOOP
+} dlm_remask;
+
+/* Which tokens may stand at `position` of sequence `sequence` (0 .. n - 1 of the call), whose ids so far are
+ * ids (its length): sets those of allowed (V), all 1 when called, to 0 that may not. Banned ids stay banned;
+ * at least one other must be left. Called by the calling thread for each position before each of its draws.
+ */
+typedef void (*dlm_allow_callback)(void *user, size_t sequence, size_t position, const int32_t *ids,
+                                   uint8_t *allowed);
 
 /* What a step callback sees and may change: n sequences, packed; sequence b is positions offsets[b] ..
  * offsets[b+1] - 1. */
@@ -320,16 +352,37 @@ typedef bool (*dlm_step_callback)(void *user, const dlm_sample_step *step);
 
 typedef struct dlm_sample_options {
     uint64_t seed;      /* 0 */
-    size_t steps;       /* 0: each sequence as many as it has positions */
-    double temperature; /* 0.9; 0: the most probable token */
-    dlm_order order;    /* CONFIDENCE */
-    dlm_reveal
-        reveal; /* COSINE: L (1 - cos(pi/2 r)) of the positions revealed at r = step/steps; LINEAR: L r */
-    double confidence_threshold;  /* -1: off; else in [0, 1]: commit all at least as confident, and at least
-                                     one */
+    size_t steps;       /* 0: each sequence as many as it has positions; FIRST_HITTING takes no other */
+    double max_seconds; /* 0: no limit; else what is masked when the time is nearly up is revealed at once,
+                           and before that a step reveals as many as the clock asks. Not repeatable then */
+    /* Which tokens. Probabilities are of the softmax at this temperature, of what is neither banned nor
+     * disallowed; confidence, margin and entropy refer to them too. */
+    double temperature;        /* 0.9; 0: the most probable token, with confidences as at 1 */
+    size_t top_k;              /* 0: off; else only the k most probable tokens are drawn, renormalised; */
+    double top_p;              /* 1: off; of these the fewest that have this share of their probability; */
+    double min_p;              /* 0: off; of these the ones at least this times as probable as the first */
+    double repetition_penalty; /* 1: off; logits of tokens that the sequence has are divided by it where
+                                  positive, multiplied where negative (Keskar et al., CTRL, 2019) */
+    double guidance;           /* 0: off; w adds w times the logits' difference from those with the fixed
+                                  positions masked (classifier-free guidance), in a second pass each */
+    const int32_t *banned;     /* (banned_n) ids never drawn, besides [MASK], [PAD] and [UNK] */
+    size_t banned_n;
+    dlm_allow_callback allow; /* NULL */
+    void *allow_user;
+    /* How many positions a step reveals, and which */
+    dlm_order order;             /* CONFIDENCE */
+    dlm_reveal reveal;           /* COSINE: L (1 - cos(pi/2 r)) of the positions revealed at r = step/steps;
+                                    LINEAR: L r */
+    double confidence_threshold; /* -1: off; else in [0, 1]: commit all at least as confident, and at least
+                                    one */
+    double entropy_bound;        /* -1: off; else in nats: commit those of the lowest entropy while the sum of
+                                    their entropies is at most this, and at least one */
+    /* What is masked again */
     double corrector_frac;        /* 0: off */
     size_t corrector_every;       /* 2 */
     dlm_corrector corrector_mode; /* RANDOM */
+    dlm_remask remask;            /* NONE */
+    double eta;                   /* -1: 0.02, with CONF 1 */
     dlm_step_callback on_step;    /* NULL */
     void *user;
 } dlm_sample_options;

@@ -3,8 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
-
-enum { BANNED_MOST = 3 };
+#include <string.h>
 
 /* A group holds at most this many positions and logits, unless a single sequence has more: enough to keep
  * matrix products busy, little enough for memory. */
@@ -12,83 +11,115 @@ enum { BANNED_MOST = 3 };
 #define GROUP_SEQUENCES ((size_t)512)
 #define GROUP_LOGITS    ((size_t)1 << 24)
 
+enum { ALWAYS_BANNED = 3 };
+
 struct dlm_denoiser {
     const dlm_model *model;
     dlm_compute *compute;
     dlm_workspace *workspace;
-    double temperature;
-    size_t V, n;
+    dlm_denoiser_options options;
+    size_t V, n, branches;
     const size_t *offsets; /* (n + 1) of all sequences */
-    int32_t banned[BANNED_MOST];
-    size_t banned_n;
-    /* the group being gathered */
-    size_t capacity, sequences; /* at most so many positions and sequences */
+    int32_t always_banned[ALWAYS_BANNED];
+    /* the group being gathered: S sequences and R rows, of at most `sequences` and `capacity` positions; with
+     * guidance the same again behind them, with the fixed positions masked */
+    size_t capacity, sequences;
     size_t S, R;
-    size_t *group_offsets; /* (sequences + 1) */
-    float *times;          /* (sequences) */
-    int32_t *ids;          /* (capacity) */
-    int32_t *rows;         /* (capacity) */
+    size_t *group_offsets; /* (branches sequences + 1) */
+    float *times;          /* (branches sequences) */
+    int32_t *ids;          /* (branches capacity) */
+    int32_t *rows;         /* (branches capacity) */
+    size_t *members;       /* (sequences) which of all sequences it is */
     size_t *places;        /* (capacity) packed position in all sequences of each row */
-    float *logits;         /* (capacity, V), then probabilities */
-    uint8_t *failed;       /* (capacity) 1: a row whose probabilities are not finite */
+    size_t *owners;        /* (capacity) group sequence of each row */
+    int32_t *present;  /* (capacity) distinct ids of each group sequence from its offset on, present_n many */
+    size_t *present_n; /* (sequences) */
+    uint8_t *allowed;  /* (V) */
+    float *logits;     /* (branches capacity, V), then probabilities */
+    float *kept_logits; /* (capacity, V) for the entropy */
+    uint8_t *failed;    /* (capacity) 1: a row whose probabilities are not finite */
     const dlm_prediction *prediction;
     dlm_arena arena;
 };
 
+static bool penalises(const dlm_denoiser *d) {
+    return d->options.drawing.repetition_penalty != 1;
+}
+
+static bool keeps_logits(const dlm_denoiser *d) {
+    return d->options.certainty == DLM_CERTAINTY_ENTROPY;
+}
+
+/* ---- making one -----------------------------------------------------------------------------------------
+ */
+
+static float *take_logits(dlm_denoiser *d, size_t rows) {
+    size_t count;
+    if (dlm__size_mul(rows, d->V, &count)) return dlm__arena_take(&d->arena, count, sizeof(float));
+    d->arena.overflow = true;
+    return NULL;
+}
+
 static void layout(dlm_denoiser *d) {
-    d->group_offsets = dlm__arena_take(&d->arena, d->sequences + 1, sizeof *d->group_offsets);
-    d->times = dlm__arena_take(&d->arena, d->sequences, sizeof *d->times);
-    d->ids = dlm__arena_take(&d->arena, d->capacity, sizeof *d->ids);
-    d->rows = dlm__arena_take(&d->arena, d->capacity, sizeof *d->rows);
+    const size_t sequences = d->branches * d->sequences, capacity = d->branches * d->capacity;
+    d->group_offsets = dlm__arena_take(&d->arena, sequences + 1, sizeof *d->group_offsets);
+    d->times = dlm__arena_take(&d->arena, sequences, sizeof *d->times);
+    d->ids = dlm__arena_take(&d->arena, capacity, sizeof *d->ids);
+    d->rows = dlm__arena_take(&d->arena, capacity, sizeof *d->rows);
+    d->members = dlm__arena_take(&d->arena, d->sequences, sizeof *d->members);
     d->places = dlm__arena_take(&d->arena, d->capacity, sizeof *d->places);
+    d->owners = dlm__arena_take(&d->arena, d->capacity, sizeof *d->owners);
+    d->present = dlm__arena_take(&d->arena, penalises(d) ? d->capacity : 0, sizeof *d->present);
+    d->present_n = dlm__arena_take(&d->arena, d->sequences, sizeof *d->present_n);
+    d->allowed = dlm__arena_take(&d->arena, d->options.drawing.allow != NULL ? d->V : 0, 1);
     d->failed = dlm__arena_take(&d->arena, d->capacity, sizeof *d->failed);
-    size_t logits;
-    if (!dlm__size_mul(d->capacity, d->V, &logits))
-        d->arena.overflow = true;
-    else
-        d->logits = dlm__arena_take(&d->arena, logits, sizeof *d->logits);
+    d->logits = take_logits(d, capacity);
+    d->kept_logits = take_logits(d, keeps_logits(d) ? d->capacity : 0);
 }
 
-static void ban(dlm_denoiser *d, int32_t id) {
-    if (id < 0 || (size_t)id >= d->V) return;
-    for (size_t i = 0; i < d->banned_n; i++)
-        if (d->banned[i] == id) return;
-    d->banned[d->banned_n++] = id;
-}
-
-static dlm_status prepare(dlm_denoiser *d, const char *isa, dlm_error *err) {
-    const dlm_model *model = d->model;
-    ban(d, model->mask_id);
-    ban(d, model->pad_id);
-    ban(d, model->unk_id); /* a vocabulary has at least four tokens */
+/* How much a group holds. */
+static void size_group(dlm_denoiser *d) {
     size_t longest = 0, total = d->offsets[d->n];
     for (size_t b = 0; b < d->n; b++) {
         const size_t L = d->offsets[b + 1] - d->offsets[b];
         if (L > longest) longest = L;
     }
     d->capacity = GROUP_LOGITS / d->V < GROUP_POSITIONS ? GROUP_LOGITS / d->V : GROUP_POSITIONS;
+    d->capacity /= d->branches;
     if (d->capacity > total) d->capacity = total;
     if (d->capacity < longest) d->capacity = longest;
     d->sequences = d->n < GROUP_SEQUENCES ? d->n : GROUP_SEQUENCES;
     if (d->sequences > d->capacity) d->sequences = d->capacity;
+}
+
+static dlm_status prepare(dlm_denoiser *d, const char *isa, dlm_error *err) {
+    const dlm_model *model = d->model;
+    DLM_TRY(dlm__drawing_check(&d->options.drawing, d->V, err));
+    d->always_banned[0] = model->mask_id;
+    d->always_banned[1] = model->pad_id;
+    d->always_banned[2] = model->unk_id;
+    size_group(d);
     layout(d);
     DLM_TRY(dlm__arena_allocate(&d->arena, "the logits of samples", err));
     layout(d);
     DLM_TRY(dlm__compute_create(isa, &d->compute, err));
-    const dlm_workspace_size size = {
-        .tokens = d->capacity, .sequences = d->sequences, .rows = d->capacity, .training = false};
+    const dlm_workspace_size size = {.tokens = d->branches * d->capacity,
+                                     .sequences = d->branches * d->sequences,
+                                     .rows = d->branches * d->capacity,
+                                     .training = false};
     return dlm__workspace_create(model->layout, model->network.type, d->compute, size, &d->workspace, err);
 }
 
-dlm_status dlm__denoiser_create(const char *isa, const dlm_model *model, double temperature, size_t n,
-                                const size_t *offsets, dlm_denoiser **denoiser, dlm_error *err) {
+dlm_status dlm__denoiser_create(const char *isa, const dlm_model *model, const dlm_denoiser_options *options,
+                                size_t n, const size_t *offsets, dlm_denoiser **denoiser, dlm_error *err) {
     *denoiser = NULL;
     dlm_denoiser *d = dlm__calloc(1, sizeof *d);
     if (d == NULL) return dlm__fail_memory(err, "a denoiser", sizeof *d);
     d->model = model;
-    d->temperature = temperature;
+    d->options = *options;
     d->V = model->layout->config.vocab_size;
     d->n = n;
+    d->branches = options->drawing.guidance > 0 && options->fixed != NULL ? 2 : 1;
     d->offsets = offsets;
     const dlm_status status = prepare(d, isa, err);
     if (status != DLM_OK) {
@@ -107,82 +138,139 @@ void dlm__denoiser_free(dlm_denoiser *d) {
     free(d);
 }
 
-/* Of a row of probabilities: the sum of each block of them, which lets a draw skip all blocks but one, and
- * the most probable one. Eight sums at a time do not wait for each other. */
-enum { LANES = 8, BLOCK = 128 };
-
-static double sum_of(size_t n, const float *p) {
-    double sums[LANES] = {0};
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++) sums[j] += (double)p[i + j];
-    for (; i < n; i++) sums[0] += (double)p[i];
-    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+size_t dlm__denoiser_passes(const dlm_denoiser *d) {
+    return d->branches;
 }
 
-/* The first of the largest. */
-static size_t most_probable(size_t n, const float *p) {
-    float most[LANES];
-    size_t i = 0, at = 0;
-    for (size_t j = 0; j < LANES; j++) most[j] = p[0];
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++) most[j] = p[i + j] > most[j] ? p[i + j] : most[j];
-    for (; i < n; i++) most[0] = p[i] > most[0] ? p[i] : most[0];
-    for (size_t j = 1; j < LANES; j++) most[0] = most[j] > most[0] ? most[j] : most[0];
-    while (at + 1 < n && p[at] != most[0]) at++; /* the end: nothing is a number */
-    return p[at] == most[0] ? at : 0;
+/* ---- rows of logits -------------------------------------------------------------------------------------
+ */
+
+/* Guidance, repetition penalty and bans of row r. */
+static void adjust(void *context, size_t r) {
+    dlm_denoiser *d = context;
+    const dlm_drawing *drawing = &d->options.drawing;
+    float *logits = d->logits + r * d->V;
+    if (d->branches == 2) {
+        const float w = (float)drawing->guidance, *free_logits = d->logits + (d->R + r) * d->V;
+        for (size_t i = 0; i < d->V; i++) logits[i] += w * (logits[i] - free_logits[i]);
+    }
+    if (penalises(d))
+        dlm__penalise(logits, d->present + d->group_offsets[d->owners[r]], d->present_n[d->owners[r]],
+                      drawing->repetition_penalty);
+    for (size_t i = 0; i < ALWAYS_BANNED; i++) {
+        const int32_t id = d->always_banned[i];
+        if (id >= 0 && (size_t)id < d->V) logits[id] = -INFINITY;
+    }
+    for (size_t i = 0; i < drawing->banned_n; i++) logits[drawing->banned[i]] = -INFINITY;
 }
 
-/* The token and confidence of row r from its probabilities. */
+/* Asks which tokens may stand at each row. */
+static void disallow(dlm_denoiser *d) {
+    const dlm_drawing *drawing = &d->options.drawing;
+    for (size_t r = 0; r < d->R; r++) {
+        const size_t b = d->members[d->owners[r]], first = d->offsets[b];
+        memset(d->allowed, 1, d->V);
+        drawing->allow(drawing->allow_user, b, d->places[r] - first, d->prediction->ids + first, d->allowed);
+        for (size_t i = 0; i < d->V; i++)
+            if (!d->allowed[i]) d->logits[r * d->V + i] = -INFINITY;
+    }
+}
+
+static dlm_status check_allowed(const dlm_denoiser *d, dlm_error *err) {
+    if (d->options.drawing.allow == NULL && d->options.drawing.banned_n == 0) return DLM_OK;
+    for (size_t r = 0; r < d->R; r++) {
+        size_t i = 0;
+        while (i < d->V && d->logits[r * d->V + i] == -INFINITY) i++;
+        if (i < d->V) continue;
+        const size_t b = d->members[d->owners[r]];
+        return dlm__fail(err, DLM_ARGUMENT, "no token is allowed at position %zu of sequence %zu",
+                         d->places[r] - d->offsets[b], b);
+    }
+    return DLM_OK;
+}
+
+static float certainty_of(const dlm_denoiser *d, size_t r, const float *p, size_t best) {
+    switch (d->options.certainty) {
+    case DLM_CERTAINTY_CONFIDENCE: break;
+    case DLM_CERTAINTY_MARGIN: return dlm__margin(d->V, p);
+    case DLM_CERTAINTY_ENTROPY:
+        return (float)-dlm__entropy(d->V, p, d->kept_logits + r * d->V,
+                                    dlm__drawing_scale(&d->options.drawing));
+    }
+    return p[best];
+}
+
+/* The token of row r from its probabilities, and what is told of them. */
 static void draw(void *context, size_t r) {
     dlm_denoiser *d = context;
+    const dlm_drawing *drawing = &d->options.drawing;
     const dlm_prediction *out = d->prediction;
-    const float *p = d->logits + r * d->V;
-    const size_t place = d->places[r], best = most_probable(d->V, p);
-    double total = 0;
-    for (size_t i = 0; i < d->V; i += BLOCK) total += sum_of(d->V - i < BLOCK ? d->V - i : BLOCK, p + i);
+    float *p = d->logits + r * d->V;
+    const size_t place = d->places[r], best = dlm__most_probable(d->V, p);
+    double total = dlm__total(d->V, p);
+    size_t token = best;
     d->failed[r] = !(total > 0.5 && total < 2.0);
     out->confidence[place] = p[best];
     out->token[place] = (int32_t)best;
-    if (d->temperature <= 0 || d->failed[r]) return;
-    /* The first token with cumulative > u * total has a probability above 0. Rounding may make a block's
-     * tokens, added one by one, less than their sum: then the last such token of the block is it; or u *
-     * total the total: then the most probable one. */
-    const double target = out->uniform[place] * total;
-    double cumulative = 0;
-    size_t token = best;
-    for (size_t i = 0; i < d->V && cumulative <= target; i += BLOCK) {
-        const size_t n = d->V - i < BLOCK ? d->V - i : BLOCK;
-        const double behind = cumulative + sum_of(n, p + i);
-        for (size_t j = i; behind > target && j < i + n && cumulative <= target; j++) {
-            cumulative += (double)p[j];
-            if (p[j] > 0) token = j;
-        }
-        cumulative = behind;
+    if (d->failed[r]) return;
+    if (out->certainty != NULL) out->certainty[place] = certainty_of(d, r, p, best);
+    if (drawing->temperature > 0 && (drawing->top_k > 0 || drawing->top_p < 1 || drawing->min_p > 0)) {
+        dlm__truncate(drawing, d->V, p);
+        total = dlm__total(d->V, p);
     }
+    if (out->target != NULL)
+        token = (size_t)out->target[place];
+    else if (drawing->temperature > 0)
+        token = dlm__draw(d->V, p, total, out->uniform[place], best);
     out->token[place] = (int32_t)token;
+    if (out->log_probability == NULL) return;
+    out->log_probability[place] = drawing->temperature > 0 ? log((double)p[token] / total)
+                                  : token == best          ? 0
+                                                           : -(double)INFINITY;
 }
 
-static size_t sequence_of(const dlm_denoiser *d, size_t place) {
-    size_t b = 0;
-    while (d->offsets[b + 1] <= place) b++;
-    return b;
+/* ---- groups ---------------------------------------------------------------------------------------------
+ */
+
+/* Behind the group its sequences once more, their fixed positions masked, with the same rows. */
+static void add_free_branch(dlm_denoiser *d) {
+    const size_t tokens = d->group_offsets[d->S];
+    const int32_t mask = d->model->mask_id;
+    for (size_t s = 0; s < d->S; s++) {
+        const size_t base = d->group_offsets[s], L = d->group_offsets[s + 1] - base;
+        const uint8_t *fixed = d->options.fixed + d->offsets[d->members[s]];
+        size_t masked = 0;
+        for (size_t i = 0; i < L; i++) {
+            const int32_t id = fixed[i] ? mask : d->ids[base + i];
+            masked += id == mask;
+            d->ids[tokens + base + i] = id;
+        }
+        d->times[d->S + s] =
+            (float)dlm__sigma_inverse(d->model->layout->config.schedule, (double)masked / (double)L);
+        d->group_offsets[d->S + s + 1] = tokens + base + L;
+    }
+    for (size_t r = 0; r < d->R; r++) d->rows[d->R + r] = d->rows[r] + (int32_t)tokens;
 }
 
 /* Runs the gathered group and empties it. */
 static dlm_status run(dlm_denoiser *d, dlm_error *err) {
     if (d->S == 0) return DLM_OK;
-    const dlm_batch batch = {
-        .seg = {d->S, d->group_offsets}, .ids = d->ids, .times = d->times, .R = d->R, .rows = d->rows};
+    if (d->branches == 2) add_free_branch(d);
+    const dlm_batch batch = {.seg = {d->branches * d->S, d->group_offsets},
+                             .ids = d->ids,
+                             .times = d->times,
+                             .R = d->branches * d->R,
+                             .rows = d->rows};
     DLM_TRY(dlm__forward(d->workspace, &d->model->network, &batch, d->logits, err));
-    for (size_t r = 0; r < d->R; r++)
-        for (size_t i = 0; i < d->banned_n; i++) d->logits[r * d->V + (size_t)d->banned[i]] = -INFINITY;
-    const double scale = d->temperature > 0 ? 1.0 / d->temperature : 1.0;
-    dlm__softmax(d->compute, d->R, d->V, (float)scale, d->logits);
+    dlm__parallel_for(d->R, adjust, d);
+    if (d->options.drawing.allow != NULL) disallow(d);
+    DLM_TRY(check_allowed(d, err));
+    if (keeps_logits(d)) memcpy(d->kept_logits, d->logits, d->R * d->V * sizeof *d->logits);
+    dlm__softmax(d->compute, d->R, d->V, (float)dlm__drawing_scale(&d->options.drawing), d->logits);
     dlm__parallel_for(d->R, draw, d);
     for (size_t r = 0; r < d->R; r++)
         if (d->failed[r]) {
-            const size_t b = sequence_of(d, d->places[r]);
+            const size_t b = d->members[d->owners[r]];
             return dlm__fail(err, DLM_NOT_FINITE,
                              "the probabilities at position %zu of sequence %zu are not finite",
                              d->places[r] - d->offsets[b], b);
@@ -191,7 +279,29 @@ static dlm_status run(dlm_denoiser *d, dlm_error *err) {
     return DLM_OK;
 }
 
-/* Adds sequence b to the group, at the time that its masked share stands for. */
+static int by_id(const void *left, const void *right) {
+    const int32_t a = *(const int32_t *)left, b = *(const int32_t *)right;
+    return (a > b) - (a < b);
+}
+
+/* The distinct ids of group sequence s, without masks and special tokens: what the penalty is for. */
+static void list_present(dlm_denoiser *d, size_t s) {
+    const dlm_model *model = d->model;
+    const size_t base = d->group_offsets[s];
+    int32_t *present = d->present + base;
+    size_t n = 0, distinct = 0;
+    for (size_t i = base; i < d->group_offsets[s + 1]; i++) {
+        const int32_t id = d->ids[i];
+        if (id != model->mask_id && id != model->pad_id && id != model->unk_id && id != model->end_id)
+            present[n++] = id;
+    }
+    qsort(present, n, sizeof *present, by_id);
+    for (size_t i = 0; i < n; i++)
+        if (i == 0 || present[i] != present[i - 1]) present[distinct++] = present[i];
+    d->present_n[s] = distinct;
+}
+
+/* Adds sequence b to the group, at the time that it is told or that its masked share stands for. */
 static void gather(dlm_denoiser *d, size_t b) {
     const dlm_prediction *out = d->prediction;
     const size_t first = d->offsets[b], L = d->offsets[b + 1] - first, base = d->group_offsets[d->S];
@@ -201,11 +311,17 @@ static void gather(dlm_denoiser *d, size_t b) {
         masked += out->ids[first + i] == d->model->mask_id;
         if (!out->wanted[first + i]) continue;
         d->rows[d->R] = (int32_t)(base + i);
+        d->owners[d->R] = d->S;
         d->places[d->R++] = first + i;
     }
-    out->times[b] = dlm__sigma_inverse(d->model->layout->config.schedule, (double)masked / (double)L);
-    d->times[d->S++] = (float)out->times[b];
-    d->group_offsets[d->S] = base + L;
+    out->times[b] = out->fed != NULL
+                        ? out->fed[b]
+                        : dlm__sigma_inverse(d->model->layout->config.schedule, (double)masked / (double)L);
+    d->times[d->S] = (float)out->times[b];
+    d->members[d->S] = b;
+    d->group_offsets[d->S + 1] = base + L;
+    if (penalises(d)) list_present(d, d->S);
+    d->S++;
 }
 
 static bool any(const uint8_t *wanted, size_t n) {

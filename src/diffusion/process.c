@@ -11,18 +11,18 @@ static double clamp_sigma(double sigma) {
     return fmin(fmax(sigma, DLM_SIGMA_MIN), 1.0);
 }
 
-/* sigma and its inverse as the formulas have them; 1 - cos x = 2 sin^2 (x/2), without the cancellation. */
-static double exact_sigma(dlm_schedule schedule, double t) {
+/* 1 - cos x = 2 sin^2 (x/2), without the cancellation. */
+double dlm__sigma_exact(dlm_schedule schedule, double t) {
     const double half = sin(HALF_PI / 2 * t);
     return schedule == DLM_SCHEDULE_LINEAR ? t : 2 * half * half;
 }
 
-static double exact_inverse(dlm_schedule schedule, double sigma) {
+double dlm__sigma_exact_inverse(dlm_schedule schedule, double sigma) {
     return schedule == DLM_SCHEDULE_LINEAR ? sigma : 2 * asin(sqrt(sigma / 2)) / HALF_PI;
 }
 
 double dlm__sigma(dlm_schedule schedule, double t) {
-    return clamp_sigma(exact_sigma(schedule, t));
+    return clamp_sigma(dlm__sigma_exact(schedule, t));
 }
 
 double dlm__sigma_inverse(dlm_schedule schedule, double sigma) {
@@ -48,8 +48,12 @@ double dlm__loss_weight(dlm_loss_weight weight, dlm_schedule schedule, double t)
 }
 
 size_t dlm__reveal_count(dlm_reveal reveal, size_t L, size_t steps, size_t i, size_t revealed) {
-    assert(i < steps && revealed <= L);
-    const double r = (double)(i + 1) / (double)steps;
+    assert(i < steps);
+    return dlm__reveal_count_at(reveal, L, (double)(i + 1) / (double)steps, revealed);
+}
+
+size_t dlm__reveal_count_at(dlm_reveal reveal, size_t L, double r, size_t revealed) {
+    assert(revealed <= L);
     const double target = (double)L * (reveal == DLM_REVEAL_LINEAR ? r : 1.0 - cos(HALF_PI * r));
     const double k = rint(target - (double)revealed); /* half to even, in the default rounding mode */
     const size_t left = L - revealed, count = k > 1.0 ? (size_t)k : 1;
@@ -88,11 +92,11 @@ size_t dlm__count_at(size_t n, double share) {
 size_t dlm__stratified_count(dlm_rng *rng, dlm_schedule schedule, size_t n, size_t stratum, size_t strata) {
     assert(stratum < strata);
     const double t = ((double)stratum + dlm__rng_uniform(rng)) / (double)strata;
-    return dlm__count_at(n, exact_sigma(schedule, t));
+    return dlm__count_at(n, dlm__sigma_exact(schedule, t));
 }
 
 double dlm__count_chance(dlm_schedule schedule, size_t n, size_t k) {
     assert(k > 0 && k <= n);
-    return exact_inverse(schedule, (double)k / (double)n) -
-           exact_inverse(schedule, (double)(k - 1) / (double)n);
+    return dlm__sigma_exact_inverse(schedule, (double)k / (double)n) -
+           dlm__sigma_exact_inverse(schedule, (double)(k - 1) / (double)n);
 }

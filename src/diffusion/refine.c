@@ -7,7 +7,6 @@ dlm_refine_options dlm_refine_defaults(void) {
 }
 
 static dlm_status check_options(const dlm_refine_options *o, dlm_error *err) {
-    DLM_TRY(dlm__temperature_check(o->temperature, err));
     if (o->passes == 0 || o->passes > UINT32_MAX - 1)
         return dlm__fail(err, DLM_ARGUMENT, "%zu passes are not from 1 to %lu", o->passes,
                          (unsigned long)(UINT32_MAX - 1));
@@ -45,7 +44,7 @@ dlm_status dlm__refine(const char *isa, const dlm_model *model, const dlm_refine
     if (n == 0) return DLM_OK;
     const dlm_sampling_start start = {.purpose = DLM_RNG_REFINE,
                                       .seed = options->seed,
-                                      .temperature = options->temperature,
+                                      .drawing = dlm__drawing(options->temperature),
                                       .first = first,
                                       .n = n,
                                       .lengths = lengths,

@@ -4,6 +4,9 @@
 
 #include "diffusion/sampling.h"
 
+/* How the options draw tokens. */
+dlm_drawing dlm__drawing_of(const dlm_sample_options *options);
+
 dlm_status dlm__sample(const char *isa, const dlm_model *model, const dlm_sample_options *options,
                        size_t first, size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                        float *confidence, size_t *forwards, dlm_error *err);

@@ -1,18 +1,8 @@
 /* The state of sampling and refinement. */
 #include "diffusion/sampling.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define TEMPERATURE_MIN 1e-3
-#define TEMPERATURE_MAX 1e3
-
-dlm_status dlm__temperature_check(double temperature, dlm_error *err) {
-    if (temperature == 0 || (temperature >= TEMPERATURE_MIN && temperature <= TEMPERATURE_MAX)) return DLM_OK;
-    return dlm__fail(err, DLM_ARGUMENT, "temperature %g is neither 0 nor from %g to %g", temperature,
-                     TEMPERATURE_MIN, TEMPERATURE_MAX);
-}
 
 static dlm_status check_model(const dlm_model *model, dlm_error *err) {
     if (model->network.params == NULL)
@@ -55,17 +45,27 @@ static dlm_status check_ids(const dlm_sampling *s, dlm_error *err) {
     return DLM_OK;
 }
 
+static dlm_status check_guidance(const dlm_sampling *s, dlm_error *err) {
+    if (s->start.drawing.guidance <= 0) return DLM_OK;
+    for (size_t p = 0; p < s->T; p++)
+        if (s->fixed[p]) return DLM_OK;
+    return dlm__fail(err, DLM_ARGUMENT, "guidance %g, but nothing is given that could guide",
+                     s->start.drawing.guidance);
+}
+
 static void layout(dlm_sampling *s) {
     s->offsets = dlm__arena_take(&s->arena, s->n + 1, sizeof *s->offsets);
     s->confidence = dlm__arena_take(&s->arena, s->T, sizeof *s->confidence);
     s->fixed = dlm__arena_take(&s->arena, s->T, sizeof *s->fixed);
     s->given = dlm__arena_take(&s->arena, s->T, sizeof *s->given);
     s->times = dlm__arena_take(&s->arena, s->n, sizeof *s->times);
+    s->fed = dlm__arena_take(&s->arena, s->n, sizeof *s->fed);
     s->rng = dlm__arena_take(&s->arena, s->n, sizeof *s->rng);
     s->wanted = dlm__arena_take(&s->arena, s->T, sizeof *s->wanted);
     s->uniform = dlm__arena_take(&s->arena, s->T, sizeof *s->uniform);
     s->token = dlm__arena_take(&s->arena, s->T, sizeof *s->token);
     s->token_confidence = dlm__arena_take(&s->arena, s->T, sizeof *s->token_confidence);
+    s->certainty = dlm__arena_take(&s->arena, s->T, sizeof *s->certainty);
 }
 
 static void set_up(dlm_sampling *s) {
@@ -91,7 +91,10 @@ static dlm_status prepare(dlm_sampling *s, const char *isa, dlm_error *err) {
     layout(s);
     set_up(s);
     DLM_TRY(check_ids(s, err));
-    return dlm__denoiser_create(isa, s->model, s->start.temperature, s->n, s->offsets, &s->denoiser, err);
+    DLM_TRY(check_guidance(s, err));
+    const dlm_denoiser_options options = {
+        .drawing = s->start.drawing, .certainty = s->start.certainty, .fixed = s->fixed};
+    return dlm__denoiser_create(isa, s->model, &options, s->n, s->offsets, &s->denoiser, err);
 }
 
 dlm_status dlm__sampling_create(const char *isa, const dlm_model *model, const dlm_sampling_start *start,
@@ -135,6 +138,7 @@ void dlm__sampling_begin(dlm_sampling *s, size_t step) {
     for (size_t b = 0; b < s->n; b++)
         s->rng[b] = dlm__rng(s->start.seed, s->start.purpose, (uint32_t)(s->start.first + b), (uint32_t)step);
     memset(s->wanted, 0, s->T);
+    s->told = false;
 }
 
 dlm_status dlm__sampling_predict(dlm_sampling *s, dlm_error *err) {
@@ -143,15 +147,17 @@ dlm_status dlm__sampling_predict(dlm_sampling *s, dlm_error *err) {
         for (size_t p = s->offsets[b]; p < s->offsets[b + 1]; p++) {
             if (!s->wanted[p]) continue;
             any = true;
-            if (s->start.temperature > 0) s->uniform[p] = dlm__rng_uniform(&s->rng[b]);
+            if (s->start.drawing.temperature > 0) s->uniform[p] = dlm__rng_uniform(&s->rng[b]);
         }
     if (!any) return DLM_OK;
-    s->forwards++;
+    s->forwards += dlm__denoiser_passes(s->denoiser);
     const dlm_prediction prediction = {.ids = s->ids,
                                        .wanted = s->wanted,
                                        .uniform = s->uniform,
                                        .token = s->token,
+                                       .fed = s->told ? s->fed : NULL,
                                        .confidence = s->token_confidence,
+                                       .certainty = s->certainty,
                                        .times = s->times};
     return dlm__denoise(s->denoiser, &prediction, err);
 }

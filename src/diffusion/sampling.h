@@ -11,7 +11,8 @@
 typedef struct dlm_sampling_start {
     dlm_rng_purpose purpose;
     uint64_t seed;
-    double temperature;
+    dlm_drawing drawing;
+    dlm_certainty certainty;
     size_t first, n;
     const size_t *lengths; /* (n) */
     int32_t *ids;          /* (T) borrowed: changed in place */
@@ -31,11 +32,14 @@ typedef struct dlm_sampling {
     uint8_t *fixed;    /* (T) */
     int32_t *given;    /* (T) ids at the start, to restore fixed ones */
     double *times;     /* (n) */
-    dlm_rng *rng;      /* (n) streams of the step */
-    uint8_t *wanted;   /* (T) positions that the next prediction is for */
-    double *uniform;   /* (T) */
-    int32_t *token;    /* (T) predictions */
+    double *fed;       /* (n) times that the next prediction tells the model, if it is `told` */
+    bool told;
+    dlm_rng *rng;            /* (n) streams of the step */
+    uint8_t *wanted;         /* (T) positions that the next prediction is for */
+    double *uniform;         /* (T) */
+    int32_t *token;          /* (T) predictions */
     float *token_confidence; /* (T) */
+    float *certainty;        /* (T) of the predictions */
     size_t forwards;
     bool stopped; /* by the callback */
     dlm_arena arena;
@@ -63,8 +67,4 @@ dlm_status dlm__sampling_fill(dlm_sampling *sampling, dlm_error *err);
 
 /* Shows the state after `step` of `steps` to the callback, and takes over what it changed. */
 dlm_status dlm__sampling_report(dlm_sampling *sampling, size_t step, size_t steps, dlm_error *err);
-
-/* temperature: 0, or from 0.001 to 1000. */
-dlm_status dlm__temperature_check(double temperature, dlm_error *err);
-
 #endif

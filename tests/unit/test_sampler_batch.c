@@ -277,7 +277,7 @@ TEST(options_out_of_range) {
     REFUSED(temperature, (double)INFINITY, "temperature inf ");
     REFUSED(temperature, (double)NAN, "temperature");
     REFUSED(steps, SIZE_MAX, "steps");
-    REFUSED(order, (dlm_order)3, "order 3 ");
+    REFUSED(order, (dlm_order)8, "order 8 ");
     REFUSED(reveal, (dlm_reveal)2, "reveal schedule 2 ");
     REFUSED(confidence_threshold, 1.5, "confidence threshold 1.5 ");
     REFUSED(confidence_threshold, -0.5, "confidence threshold -0.5 ");
