@@ -474,6 +474,71 @@ DLM_API dlm_nelbo_options dlm_nelbo_defaults(void);
 DLM_API dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                              const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
                              dlm_error *err);
+/* ---- statistics of texts ------------------------------------------------------------------------------ */
+
+/* Texts as token ids, packed. */
+typedef struct dlm_texts {
+    size_t n;
+    const size_t *lengths; /* (n) tokens of each, an end token not among them */
+    const int32_t *ids;    /* (T) with T, at most 2^28, the sum of lengths; none is negative */
+} dlm_texts;
+
+/* How varied texts are. A figure is not a number (NAN) where no text is long enough for it. */
+typedef struct dlm_text_statistics {
+    uint64_t texts, tokens;
+    double distinct[3]; /* [i]: of all (i+1)-grams of all texts, the share that are different (distinct-n of
+                           Li et al. 2016). It falls as texts are added: compare equal numbers of tokens. */
+    double repeated[3]; /* [i]: of the (i+2)-grams of a text, the share that stood earlier in the same text;
+                           mean over the texts that have any (seq-rep-n of Welleck et al. 2020) */
+    double entropy;     /* of the tokens' frequencies, in nats; it too depends on the number of tokens */
+} dlm_text_statistics;
+DLM_API dlm_status dlm_texts_measure(const dlm_texts *texts, dlm_text_statistics *statistics, dlm_error *err);
+
+/* How numbers of tokens spread: quantile q is the smallest number that at least the share q are not above. */
+#define DLM_QUANTILES 7
+typedef struct dlm_length_statistics {
+    double mean, standard_deviation;   /* with n - 1; not a number (NAN) where n is too small */
+    uint64_t quantiles[DLM_QUANTILES]; /* the least, 5, 25, 50, 75 and 95 %, the largest */
+} dlm_length_statistics;
+/* Of n lengths; DLM_ARGUMENT for none. */
+DLM_API dlm_status dlm_lengths_measure(const size_t *lengths, size_t n, dlm_length_statistics *statistics,
+                                       dlm_error *err);
+
+/* Looks the texts up in a corpus: spans (T) gets for each token of the texts how many tokens, it and those
+ * before it in its text, stand one after the other in one document of data as well. By a suffix automaton of
+ * the texts (Blumer et al. 1985), through which every document is read once, on all threads: time grows with
+ * the corpus, memory with the texts alone (some hundred bytes a token). Progress (may be NULL) is of the
+ * stage "training texts", in documents. */
+DLM_API dlm_status dlm_texts_find(const dlm_texts *texts, const dlm_data *data, dlm_progress progress,
+                                  void *user, uint32_t *spans, dlm_error *err);
+
+/* How much of the texts is copied from that corpus. */
+#define DLM_COPIED_NGRAM 8
+typedef struct dlm_copying {
+    dlm_length_statistics longest; /* of the longest span of each text */
+    size_t text, first, n;         /* the longest of all: n tokens of `text`, from its token `first` on */
+    double seen; /* the share of 8-grams (DLM_COPIED_NGRAM) that stand in the corpus; NAN where there is none
+                  */
+} dlm_copying;
+/* From the spans (T) of dlm_texts_find; DLM_ARGUMENT for no texts. */
+DLM_API dlm_status dlm_copying_measure(const dlm_texts *texts, const uint32_t *spans, dlm_copying *copying,
+                                       dlm_error *err);
+
+/* Texts of a corpus to hold beside others: for each of n lengths one document, none of them twice, drawn by
+ * seed among those that have at least so many tokens, and cut to that length. Where none is left that is so
+ * long, the longest that is left, whole; where the documents are fewer than n, the shortest lengths get none.
+ */
+typedef struct dlm_matched {
+    size_t n;            /* texts: n of the call, or the documents if they are fewer */
+    uint64_t *documents; /* (n) which document each was, from 0 */
+    size_t *lengths;     /* (n) */
+    int32_t *ids;        /* (T) packed */
+} dlm_matched;
+DLM_API dlm_status dlm_data_match(const dlm_data *data, const size_t *lengths, size_t n, uint64_t seed,
+                                  dlm_matched *matched, dlm_error *err);
+DLM_API void dlm_matched_free(dlm_matched *matched);
+/* Tokens of document i, from 0, an end token not counted. */
+DLM_API size_t dlm_data_length(const dlm_data *data, uint64_t i);
 
 /* ---- training
  * --------------------------------------------------------------------------------------------------------------

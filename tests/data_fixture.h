@@ -7,6 +7,7 @@
 #include "train/data.h"
 #include "train/shard.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct text {
@@ -57,6 +58,34 @@ static inline dlm_tokenizer *load(const char *name) {
     dlm_tokenizer *tokenizer = NULL;
     const char *path = golden_path(name);
     if (CHECK(path != NULL)) (void)CHECK_OK(dlm_tokenizer_load(path, &tokenizer, &err), &err);
+    return tokenizer;
+}
+
+/* The shortest tokenizer.json with `vocab_size` tokens: 256 bytes are not needed where no text is encoded. */
+static inline dlm_tokenizer *large_tokenizer(size_t vocab_size) {
+    static const char head[] =
+        "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"normalizer\": null, "
+        "\"added_tokens\": [],"
+        "\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
+        "\"use_regex\": true}, \"post_processor\": null,"
+        "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
+        "\"use_regex\": true},"
+        "\"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, "
+        "\"continuing_subword_prefix\": null,"
+        "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, \"ignore_merges\": "
+        "false,"
+        "\"merges\": [], \"vocab\": {";
+    size_t size = sizeof head + vocab_size * 32, at;
+    char *json = malloc(size);
+    dlm_tokenizer *tokenizer = NULL;
+    dlm_error err;
+    if (json == NULL) abort();
+    at = (size_t)snprintf(json, size, "%s", head);
+    for (size_t i = 0; i < vocab_size; i++)
+        at += (size_t)snprintf(json + at, size - at, "%s\"t%zu\": %zu", i > 0 ? ", " : "", i, i);
+    at += (size_t)snprintf(json + at, size - at, "}}}");
+    (void)CHECK_OK(dlm_tokenizer_parse("large", json, at, &tokenizer, &err), &err);
+    free(json);
     return tokenizer;
 }
 
