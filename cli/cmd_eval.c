@@ -1,6 +1,7 @@
 /* eval: how well a model predicts texts. */
 #include "commands.h"
 
+#include "eval_samples.h"
 #include "models.h"
 #include "json.h"
 #include "terminal.h"
@@ -16,6 +17,7 @@ typedef struct eval_settings {
     const char *second; /* a model to compare with, or NULL */
     const char *data;
     dlm_eval_options eval;
+    samples_choice samples;
 } eval_settings;
 
 static void defaults(void *settings) {
@@ -25,9 +27,10 @@ static void defaults(void *settings) {
 }
 
 static const option options[] = {
-    MODEL_PATH_ROW(
-        eval_settings, model, .again = offsetof(eval_settings, second),
-        .help = "a model folder, a run folder or a .safetensors file; given twice, the two are compared"),
+    OPTION_INNER_ROW(eval_settings, model, model_choice, path, .name = "model", .letter = 'm',
+                     .kind = OPTION_TEXT, .argument = "MODEL", .again = offsetof(eval_settings, second),
+                     .help = "a model folder, a run folder or a .safetensors file; given twice, the two are "
+                             "compared"),
     MODEL_READING_ROWS(eval_settings, model),
     OPTION_ROW(eval_settings, data, .name = "data", .letter = 'd', .kind = OPTION_TEXT, .argument = "DATA",
                .required = true, .help = "token shards made by prepare with the same tokenizer"),
@@ -39,6 +42,7 @@ static const option options[] = {
     OPTION_ROW(eval_settings, eval.max_documents, .name = "documents", .kind = OPTION_SIZE, .argument = "N",
                .min = 1, .max = OPTION_COUNT_MAX, .word = "all", .word_value = 0,
                .help = "read only the first N documents"),
+    SAMPLES_ROWS(eval_settings, samples),
     OPTION_ROW(eval_settings, shared.json, .name = "json", .kind = OPTION_FLAG, .help = "print it as JSON"),
     {0}};
 
@@ -124,6 +128,18 @@ static int measure(const eval_settings *settings, dlm_model *const models[2], co
 static int run(const void *given) {
     const eval_settings *settings = given;
     catch_signals();
+    int fitting = check_samples_options(&command_eval, settings, &settings->samples);
+    if (fitting != EXIT_DONE) return fitting;
+    if (settings->samples.path != NULL && settings->second != NULL) {
+        (void)fail("-m: --samples takes one model at most");
+        return EXIT_USAGE;
+    }
+    if (settings->samples.path != NULL)
+        return eval_samples(&settings->shared, &settings->samples, settings->model.path, settings->data);
+    if (settings->model.path == NULL) {
+        (void)fail("-m, --model MODEL is missing");
+        return EXIT_USAGE;
+    }
     dlm_model *models[2] = {NULL, NULL};
     model_choice second = settings->model;
     second.path = settings->second;
@@ -150,7 +166,14 @@ const command command_eval = {
         "nothing.\n\nWith -m twice both models are measured, and "
         "their difference with its standard error, which is much smaller than that of either. --json then "
         "prints "
-        "{\"models\": [{...}, {...}], \"difference\": {...}}.",
+        "{\"models\": [{...}, {...}], \"difference\": {...}}.\n\nWith --samples the texts of a file are "
+        "measured "
+        "beside the held-out documents of DATA: how many n-grams are different or repeat, the entropy of "
+        "tokens, lengths, the share that ends, and with --train-data how much is copied from there. Since "
+        "these figures depend on how long and how many texts are, each text is held beside a document, drawn "
+        "by --seed, that is cut to its length; only the lengths are those of all documents, uncut. A MODEL "
+        "given besides tells whether its texts end. --json then prints {\"samples\": {...}, "
+        "\"held_out\": {...}, ...}.",
     .example = "diffusionlm eval -m run -d valid",
     .options = options,
     .settings_size = sizeof(eval_settings),

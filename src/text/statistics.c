@@ -93,7 +93,7 @@ static ngram_figures count_ngrams(const dlm_texts *texts, size_t n, naming *name
 static double entropy(const naming *names, size_t tokens) {
     double sum = 0;
     for (size_t i = 0; i < names->n; i++) sum += (double)names->counts[i] * log((double)names->counts[i]);
-    return tokens > 0 ? log((double)tokens) - sum / (double)tokens : NAN;
+    return tokens > 0 ? fmax(0, log((double)tokens) - sum / (double)tokens) : NAN;
 }
 
 dlm_status dlm__texts_check(const dlm_texts *texts, size_t *tokens, dlm_error *err) {

@@ -107,6 +107,8 @@ check 'the first as alone' wrote "$(sed 's/,"bits_per_byte.*//' "$work/measured"
 check 'keys' sh -c "grep -q '^{\"models\":\[{.*}\],\"difference\":{\"eval_ce\":.*\"standard_error\":' '$work/out'"
 succeeds 'a model beside itself' eval -m "$R" -m "$R" -d "$R/data" --json
 check 'differs by nothing' wrote '"nelbo_nats_per_token":0.0,"standard_error":0.0,'
+succeeds 'statistics of texts (more: cli_statistics.sh)' eval --samples "$work/texts" --format separated -d "$R/data" \
+    --train-data "$R/data"
 refuses 1 'score other tokens: measure each alone' eval -m "$R" -m "$work/original" -d "$R/data"
 refuses 2 '-m: c is one too many, two are compared' eval -m a -m b -m c -d "$R/data"
 refuses 1 'sequence length 65 is above the model' eval -m "$R" -d "$R/data" --seq-len 65
