@@ -373,6 +373,8 @@ typedef struct dlm_sample_options {
     dlm_order order;             /* CONFIDENCE */
     dlm_reveal reveal;           /* COSINE: L (1 - cos(pi/2 r)) of the positions revealed at r = step/steps;
                                     LINEAR: L r */
+    size_t reveals_per_step;     /* 0: by steps and reveal; else each step reveals so many, the last one what
+                                    is left, and steps is 0: it follows */
     double confidence_threshold; /* -1: off; else in [0, 1]: commit all at least as confident, and at least
                                     one */
     double entropy_bound;        /* -1: off; else in nats: commit those of the lowest entropy while the sum of

@@ -30,6 +30,24 @@ static dlm_status check_ranges(const dlm_sample_options *o, dlm_error *err) {
     return DLM_OK;
 }
 
+/* A number of reveals leaves nothing for another rule to say. */
+static dlm_status check_reveals(const dlm_sample_options *o, dlm_error *err) {
+    if (o->reveals_per_step == 0) return DLM_OK;
+    if (o->steps > 0)
+        return dlm__fail(err, DLM_ARGUMENT,
+                         "%zu reveals a step leave no choice of steps, which are to be %zu",
+                         o->reveals_per_step, o->steps);
+    if (o->confidence_threshold >= 0 || o->entropy_bound >= 0)
+        return dlm__fail(
+            err, DLM_ARGUMENT, "%zu reveals a step, and %s that says how many positions a step reveals",
+            o->reveals_per_step, o->entropy_bound >= 0 ? "an entropy bound" : "a confidence threshold");
+    if (o->order == DLM_ORDER_ANCESTRAL || o->order == DLM_ORDER_FIRST_HITTING)
+        return dlm__fail(err, DLM_ARGUMENT, "%zu reveals a step: the order %s has its own",
+                         o->reveals_per_step,
+                         o->order == DLM_ORDER_ANCESTRAL ? "ancestral" : "first_hitting");
+    return DLM_OK;
+}
+
 /* With the threshold the original's three orders play no part, as in the original; naming another one would
  * be a mistake. */
 dlm_status dlm__order_check(const dlm_sample_options *o, dlm_error *err) {
@@ -46,10 +64,16 @@ dlm_status dlm__order_check(const dlm_sample_options *o, dlm_error *err) {
         return dlm__fail(
             err, DLM_ARGUMENT,
             "with an entropy bound a step reveals the positions of lowest entropy: there is no other order");
+    DLM_TRY(check_reveals(o, err));
     if (o->order == DLM_ORDER_FIRST_HITTING && o->steps > 0)
         return dlm__fail(err, DLM_ARGUMENT,
                          "the order first_hitting takes a step for each masked position, not %zu", o->steps);
     return DLM_OK;
+}
+
+size_t dlm__steps_of(const dlm_sample_options *o, size_t L) {
+    if (o->reveals_per_step > 0) return (L - 1) / o->reveals_per_step + 1;
+    return o->steps > 0 ? o->steps : L;
 }
 
 bool dlm__order_is_blind(const dlm_sample_options *o) {
@@ -126,8 +150,15 @@ static void choose_within(dlm_choice *c, size_t n, double bound) {
     take_first(c, n, k > 0 ? k : 1);
 }
 
+/* How many of the n that are masked. */
+static size_t reveal_count(const dlm_sample_options *o, size_t L, double share, size_t n) {
+    const size_t most = o->reveals_per_step;
+    if (most == 0) return dlm__reveal_count_at(o->reveal, L, share, L - n);
+    return share >= 1 || n < most ? n : most;
+}
+
 void dlm__choose(const dlm_sample_options *o, dlm_rng *rng, size_t L, double share, size_t n, dlm_choice *c) {
-    const size_t k = dlm__reveal_count_at(o->reveal, L, share, L - n);
+    const size_t k = reveal_count(o, L, share, n);
     if ((o->confidence_threshold >= 0 || o->entropy_bound >= 0) && share >= 1)
         take_first(c, n, n);
     else if (o->confidence_threshold >= 0)

@@ -76,7 +76,7 @@ static size_t length_of(const sampler *s, size_t b) {
 /* Sequence b takes its own number of steps and is left alone after them, so that its text does not depend on
  * what is sampled beside it. */
 static size_t steps_of(const sampler *s, size_t b) {
-    return s->options->steps > 0 ? s->options->steps : length_of(s, b);
+    return dlm__steps_of(s->options, length_of(s, b));
 }
 
 static bool finished(const sampler *s, size_t b, size_t step) {

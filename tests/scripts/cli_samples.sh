@@ -49,6 +49,9 @@ succeeds 'greedy, another seed' generate -m "$R" --seed 2 --length 12 --temperat
 check 'depends on no seed' same_ids "$work/out" 1 "$work/greedy" 1
 succeeds 'few steps' generate -m "$R" --length 12 --steps 3 --json --order random --reveal linear
 check 'as many passes' wrote '"forwards":3,'
+succeeds 'reveals' generate -m "$R" --length 12 --reveals 5 --json
+check 'as many passes' wrote '"forwards":3,'
+refuses 2 '5 reveals a step leave no choice of steps, which are to be 2' generate -m "$R" --reveals 5 --steps 2
 succeeds 'every other option' generate -m "$R" --tokenizer "$R/tokenizer" --weights raw --precision f32 --schedule linear \
     --length auto --order confidence_weighted --confidence-threshold 0.9 --corrector-frac 0.2 --corrector-every 3 \
     --corrector-mode low_confidence --threads 1 --verbose

@@ -123,6 +123,36 @@ TEST(reveal_counts_as_in_python) {
     dlm_model_free(model);
 }
 
+TEST(reveals_per_step) {
+    enum { L = 11, FIXED = 3 };
+    static const size_t each[] = {1, 2, 4, 11, 1000};
+    dlm_model *model = random_model(5, L, DLM_TIME_NONE, DLM_SCHEDULE_COSINE, 0.5, NULL);
+    REQUIRE(model != NULL);
+    for (size_t e = 0; e < sizeof each / sizeof each[0]; e++)
+        for (int order = DLM_ORDER_CONFIDENCE; order <= DLM_ORDER_LEFT_TO_RIGHT; order++)
+            for (size_t given = 0; given <= FIXED; given += FIXED) {
+                size_t masked[L + 1], forwards, left = L - given;
+                const size_t n = L;
+                dlm_sample_options options = dlm_sample_defaults();
+                options.order = (dlm_order)order;
+                options.reveals_per_step = each[e];
+                options.on_step = count_revealed;
+                options.user = masked;
+                int32_t ids[L];
+                for (size_t i = 0; i < L; i++) ids[i] = i < given ? 3 : model->mask_id;
+                dlm_error err;
+                check_context("%zu a step, order %d, %zu given", each[e], order, given);
+                REQUIRE_OK(dlm_sample(model, &options, 0, 1, &n, ids, NULL, NULL, &forwards, &err), &err);
+                CHECK_INT_EQ(forwards, (left + each[e] - 1) / each[e]);
+                for (size_t i = 0; i < forwards; i++) {
+                    CHECK_INT_EQ(masked[i], left);
+                    left -= left < each[e] ? left : each[e];
+                }
+                CHECK_INT_EQ(masked[forwards], 0);
+            }
+    dlm_model_free(model);
+}
+
 /* ---- exact laws ------------------------------------------------------------------------------------------
  */
 

@@ -288,6 +288,16 @@ TEST(options_out_of_range) {
     REFUSED(corrector_every, 0, "every 0 steps");
     REFUSED(corrector_mode, (dlm_corrector)2, "corrector mode 2 ");
 #undef REFUSED
+    o = ok, o.reveals_per_step = 2, o.steps = 5;
+    check_refused(model, o, "2 reveals a step leave no choice of steps, which are to be 5");
+    o = ok, o.reveals_per_step = 2, o.confidence_threshold = 0.5;
+    check_refused(model, o, "2 reveals a step, and a confidence threshold");
+    o = ok, o.reveals_per_step = 2, o.entropy_bound = 0.5;
+    check_refused(model, o, "2 reveals a step, and an entropy bound");
+    o = ok, o.reveals_per_step = 2, o.order = DLM_ORDER_ANCESTRAL;
+    check_refused(model, o, "2 reveals a step: the order ancestral");
+    o = ok, o.reveals_per_step = 2, o.order = DLM_ORDER_FIRST_HITTING;
+    check_refused(model, o, "2 reveals a step: the order first_hitting");
     dlm_model_free(model);
 }
 
