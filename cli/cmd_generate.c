@@ -2,6 +2,7 @@
 #include "commands.h"
 
 #include "samples.h"
+#include "sampling.h"
 #include "terminal.h"
 
 #include "diffusionlm.h"
@@ -13,7 +14,7 @@
 typedef struct generate_settings {
     common shared;
     model_choice model;
-    dlm_sample_options sample;
+    sampling_choice sampling;
     size_t count, length; /* length 0: drawn from the model's histogram */
     const char *prompt;
     watch_choice watch;
@@ -22,15 +23,16 @@ typedef struct generate_settings {
 static void defaults(void *settings) {
     generate_settings *all = settings;
     *all = (generate_settings){.model.options = dlm_model_defaults(),
-                               .sample = dlm_sample_defaults(),
+                               .sampling.options = dlm_sample_defaults(),
                                .count = 1,
                                .watch = watch_choice_defaults()};
-    all->shared.seed = all->sample.seed;
+    all->shared.seed = all->sampling.options.seed;
 }
 
-static const char *const order_choices[] = {"confidence", "confidence_weighted", "random", NULL};
-static const char *const reveal_choices[] = {"cosine", "linear", NULL};
-static const char *const corrector_choices[] = {"random", "low_confidence", NULL};
+static void adjust(void *settings) {
+    generate_settings *all = settings;
+    adjust_sampling(&all->sampling);
+}
 
 static const option options[] = {
     MODEL_ROWS(generate_settings, model),
@@ -41,30 +43,21 @@ static const option options[] = {
                .help = "tokens of a text; auto: drawn from the lengths of the texts it was trained on"),
     OPTION_ROW(generate_settings, prompt, .name = "prompt", .kind = OPTION_TEXT, .argument = "TEXT",
                .help = "how each text begins"),
-    OPTION_ROW(generate_settings, sample.steps, .name = "steps", .kind = OPTION_SIZE, .argument = "N",
-               .min = 1, .max = 1e6, .word = "auto", .word_value = 0,
-               .help = "steps from all masks to none; auto: as many as there are tokens"),
-    OPTION_ROW(generate_settings, sample.temperature, .name = "temperature", .kind = OPTION_REAL,
-               .argument = "X", .min = 0, .max = 100,
-               .help = "how freely tokens are drawn; 0: always the most probable one"),
-    OPTION_ROW(generate_settings, sample.order, .name = "order", .kind = OPTION_CHOICE,
+    OPTION_ROW(generate_settings, sampling.options.order, .name = "order", .kind = OPTION_CHOICE,
                .choices = order_choices, .help = "which positions are revealed first"),
-    OPTION_ROW(generate_settings, sample.reveal, .name = "reveal", .kind = OPTION_CHOICE,
-               .choices = reveal_choices,
-               .help = "how many positions a step reveals: few at first and many at last, or always as many"),
-    OPTION_ROW(generate_settings, sample.reveals_per_step, .name = "reveals", .kind = OPTION_SIZE,
-               .argument = "N", .min = 1, .max = 65536, .word = "auto", .word_value = 0,
-               .help = "reveal so many positions in each step; auto: by --steps and --reveal"),
-    OPTION_ROW(generate_settings, sample.confidence_threshold, .name = "confidence-threshold",
-               .kind = OPTION_REAL, .argument = "X", .min = 0, .max = 1, .word = "off", .word_value = -1,
-               .help = "instead reveal in each step every token at least this probable"),
-    OPTION_ROW(generate_settings, sample.corrector_frac, .name = "corrector-frac", .kind = OPTION_REAL,
-               .argument = "X", .min = 0, .max = 1,
-               .help = "the share of revealed tokens that a correction hides and draws anew; 0: none"),
-    OPTION_ROW(generate_settings, sample.corrector_every, .name = "corrector-every", .kind = OPTION_SIZE,
-               .argument = "N", .min = 1, .max = 1e6, .help = "correct after every so many steps"),
-    OPTION_ROW(generate_settings, sample.corrector_mode, .name = "corrector-mode", .kind = OPTION_CHOICE,
-               .choices = corrector_choices, .help = "which tokens are corrected"),
+    REVEAL_ROWS(generate_settings, sampling),
+    DRAWING_ROWS(generate_settings, sampling),
+    REMASK_ROWS(generate_settings, sampling),
+    OPTION_ROW(generate_settings, sampling.options.guidance, .name = "guidance", .kind = OPTION_REAL,
+               .argument = "X", .min = 0, .max = 1000,
+               .help =
+                   "with given text: how much more it counts than it would by itself; each pass is two then; "
+                   "0: off"),
+    OPTION_ROW(
+        generate_settings, sampling.options.max_seconds, .name = "max-seconds", .kind = OPTION_REAL,
+        .argument = "X", .min = 0.001, .max = 1e9, .word = "off", .word_value = 0,
+        .help = "be done with all texts after this time, with fewer steps where need be; such texts do not "
+                "repeat"),
     WATCH_ROWS(generate_settings, watch),
     OPTION_ROW(generate_settings, shared.json, .name = "json", .kind = OPTION_FLAG,
                .help = "print a line of JSON for each text, with its ids"),
@@ -128,11 +121,20 @@ static int add_text(batch *sequences, const dlm_model *model, const prompt *star
     return EXIT_DONE;
 }
 
-static int generate(const generate_settings *settings, const prompt *start, writer *to) {
+/* What is left of the time allowed, for the next n texts. */
+static double time_for(const generate_settings *settings, double started, size_t done, size_t n) {
+    const double least = 1e-3, most = settings->sampling.options.max_seconds;
+    if (most <= 0) return 0;
+    const double rest = (most - (seconds_now() - started)) * (double)n / (double)(settings->count - done);
+    return rest > least ? rest : least;
+}
+
+static int generate(const generate_settings *settings, dlm_sample_options sample, const prompt *start,
+                    writer *to) {
+    const double started = seconds_now();
     const dlm_model *model = to->model;
     dlm_error err = {0};
     batch sequences = {0};
-    dlm_sample_options sample = settings->sample;
     sample.seed = settings->shared.seed;
     sample.on_step = on_step;
     sample.user = to;
@@ -146,6 +148,7 @@ static int generate(const generate_settings *settings, const prompt *start, writ
             status = add_text(&sequences, model, start, choose_length(settings, model, start, i));
         if (status != EXIT_DONE) break;
         begin_batch(to);
+        sample.max_seconds = time_for(settings, started, to->done, sequences.n);
         if (dlm_sample(model, &sample, to->done, sequences.n, sequences.lengths, sequences.ids,
                        sequences.fixed, NULL, &to->forwards, &err) != DLM_OK)
             status = fail_in_options(&err);
@@ -160,10 +163,14 @@ static int run(const void *given) {
     const generate_settings *settings = given;
     writer to;
     prompt start = {0};
+    sampling_choice sampling = settings->sampling;
+    int32_t *bans = NULL;
     int status = open_writer(&to, &command_generate, &settings->shared, &settings->model, &settings->watch);
     if (status == EXIT_DONE) status = read_prompt(settings, to.model, &start);
     if (status == EXIT_DONE) status = check_lengths(settings, to.model, &start);
-    if (status == EXIT_DONE) status = generate(settings, &start, &to);
+    if (status == EXIT_DONE) status = read_bans(&sampling, to.model, &bans);
+    if (status == EXIT_DONE) status = generate(settings, sampling.options, &start, &to);
+    free(bans);
     dlm_free(start.ids);
     close_writer(&to);
     return status;
@@ -183,5 +190,6 @@ const command command_generate = {
     .options = options,
     .settings_size = sizeof(generate_settings),
     .defaults = defaults,
+    .adjust = adjust,
     .run = run,
 };

@@ -18,6 +18,7 @@ end_lines() { [ "$(grep -c '^<|endoftext|>$' "$work/out")" = "$1" ]; }
 ids() { sed -n "$2p" "$1" | sed 's/.*"ids":\[\([0-9,]*\)\].*/\1/'; }
 count() { ids "$1" "$2" | tr ',' '\n' | wc -l; }
 has_length() { [ "$(count "$work/out" 1)" = "$1" ]; }
+lacks_id() { ! ids "$work/out" 1 | tr ',' '\n' | grep -qx "$1"; }
 same_ids() { [ "$(ids "$1" "$2")" = "$(ids "$3" "$4")" ]; }
 
 # ---- generate -------------------------------------------------------------------------------------------------------------
@@ -55,6 +56,34 @@ refuses 2 '5 reveals a step leave no choice of steps, which are to be 2' generat
 succeeds 'every other option' generate -m "$R" --tokenizer "$R/tokenizer" --weights raw --precision f32 --schedule linear \
     --length auto --order confidence_weighted --confidence-threshold 0.9 --corrector-frac 0.2 --corrector-every 3 \
     --corrector-mode low_confidence --threads 1 --verbose
+succeeds 'top-k 1' generate -m "$R" --seed 3 --length 12 --temperature 1 --top-k 1 --json
+check 'is greedy' same_ids "$work/out" 1 "$work/greedy" 1
+for order in margin entropy left_to_right ancestral first_hitting; do
+    succeeds "order $order" generate -m "$R" --length 12 --order $order --json
+    check 'is whole' has_length 12
+done
+succeeds 'first_hitting in as many passes as tokens' generate -m "$R" --length 9 --order first_hitting --json
+check 'as many passes' wrote '"forwards":9,'
+for remask in cap rescale conf loop; do
+    succeeds "remask $remask" generate -m "$R" --length 12 --steps 30 --remask $remask --eta 0.1 --json
+    check 'is whole' has_length 12
+done
+succeeds 'entropy bound' generate -m "$R" --length 12 --entropy-bound 1000 --json
+check 'all at once' wrote '"forwards":1,'
+succeeds 'guidance' generate -m "$R" --prompt 'Once' --length 10 --steps 3 --guidance 1.5 --json
+check 'two passes a step' wrote '"forwards":6,'
+succeeds 'all that draws' generate -m "$R" --length 12 --top-p 0.9 --min-p 0.05 --repetition-penalty 1.2 \
+    --ban 'a,#5,.' --max-seconds 5 --json
+check 'nothing banned' lacks_id 5
+refuses 2 'nothing is given that could guide' generate -m "$R" --guidance 1
+refuses 2 '--ban: "once upon" is no single token' generate -m "$R" --ban 'a,once upon'
+refuses 2 '--ban: #999999 is no token: the vocabulary has #0 to #' generate -m "$R" --ban '#999999'
+refuses 2 'there is an empty item' generate -m "$R" --ban 'a,,b'
+refuses 2 'there is an empty item' generate -m "$R" --ban ''
+refuses 2 'remasking belongs to the order ancestral' generate -m "$R" --remask cap --order confidence
+refuses 2 'eta 0.5 is a probability of remasking' generate -m "$R" --eta 0.5
+refuses 2 'takes a step for each masked position' generate -m "$R" --order first_hitting --steps 5
+refuses 2 'both say how many' generate -m "$R" --entropy-bound 1 --confidence-threshold 0.5
 refuses 1 '--length 65: the model takes at most 64 tokens' generate -m "$R" --length 65
 refuses 1 'leaves nothing to write: --length is 3' generate -m "$R" --length 3 --prompt 'Once upon a time there was a cat'
 refuses 2 '--prompt is empty' generate -m "$R" --prompt ''
