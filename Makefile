@@ -157,6 +157,10 @@ $(UNIT_TESTS): %: %.o $(HARNESS) $(STATIC)
 CLI_PARTS := $(filter-out $(OUT)/cli/main.o,$(CLI_OBJECTS))
 $(addprefix $(OUT)/tests/,unit/test_cli unit/test_cli_options $(addprefix fuzz/,options-replay options-fuzz ids-replay ids-fuzz)): $(CLI_PARTS)
 
+# Calls that this test sees: it has a function of its own before each of them.
+WATCHED := fsync rename syscall dlm__encoder_encode dlm__word_end dlm__matmul dlm__loss
+$(OUT)/tests/unit/test_watched: LDFLAGS_ALL += $(WATCHED:%=-Xlinker --wrap=%)
+
 $(REPLAYS): %-replay: %.o $(REPLAY) $(STATIC)
 	$(call say,LD )
 	$(QUIET)$(CC) $(LDFLAGS_ALL) $(filter %.o,$^) $(STATIC) $(LDLIBS) -o $@

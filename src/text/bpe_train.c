@@ -369,19 +369,30 @@ static bool any_word(const dlm_word_counts *counts) {
     return words > 0;
 }
 
-static dlm_status train(trainer *t, dlm_documents *documents, dlm_error *err) {
-    dlm_meter meter = dlm__meter(t->options->progress, t->options->user);
-    dlm_word_counts counts = {0};
+static dlm_status train(trainer *t, dlm_word_counts *counts, dlm_meter *meter, dlm_error *err) {
     DLM_TRY(add_alphabet(t, err));
-    dlm_status status = dlm__words_count(documents, &meter, &counts, err);
-    if (status == DLM_OK && !any_word(&counts))
-        status = dlm__fail(err, DLM_FORMAT, "the text is empty: there is nothing to learn a vocabulary from");
-    if (status == DLM_OK) status = spread_words(t, &counts, err);
-    dlm__words_free(&counts);
-    DLM_TRY(status);
+    DLM_TRY(spread_words(t, counts, err));
+    dlm__words_free(counts);
     count_pairs(t);
-    DLM_TRY(merge_all(t, &meter, err));
+    DLM_TRY(merge_all(t, meter, err));
     return finish(t->tokenizer, err);
+}
+
+dlm_status dlm__bpe_train(dlm_word_counts *counts, const dlm_bpe_options *options, dlm_meter *meter,
+                          dlm_tokenizer **tokenizer, dlm_error *err) {
+    *tokenizer = NULL;
+    if (!any_word(counts))
+        return dlm__fail(err, DLM_FORMAT, "the text is empty: there is nothing to learn a vocabulary from");
+    size_t most = options->max_token_length;
+    trainer t = {.options = options, .max_length = most == 0 ? TOKEN_LENGTH_MAX : most};
+    dlm_status status = dlm__tokenizer_create(&t.tokenizer, err);
+    if (status == DLM_OK) status = train(&t, counts, meter, err);
+    free_trainer(&t);
+    if (status == DLM_OK)
+        *tokenizer = t.tokenizer;
+    else
+        dlm_tokenizer_free(t.tokenizer);
+    return status;
 }
 
 dlm_status dlm_tokenizer_train(dlm_documents *documents, const dlm_bpe_options *options,
@@ -391,15 +402,10 @@ dlm_status dlm_tokenizer_train(dlm_documents *documents, const dlm_bpe_options *
         return dlm__fail(err, DLM_ARGUMENT, "a vocabulary of %zu tokens: from %zu to %d are possible",
                          options->vocab_size, SMALLEST_VOCABULARY, INT32_MAX);
     }
-    size_t most = options->max_token_length;
-    trainer t = {.options = options, .max_length = most == 0 ? TOKEN_LENGTH_MAX : most};
-    dlm_status status = dlm__tokenizer_create(&t.tokenizer, err);
-    if (status == DLM_OK) status = train(&t, documents, err);
-    free_trainer(&t);
-    if (status != DLM_OK) {
-        dlm_tokenizer_free(t.tokenizer);
-        return status;
-    }
-    *tokenizer = t.tokenizer;
-    return DLM_OK;
+    dlm_meter meter = dlm__meter(options->progress, options->user);
+    dlm_word_counts counts = {0};
+    dlm_status status = dlm__words_count(documents, &meter, &counts, err);
+    if (status == DLM_OK) status = dlm__bpe_train(&counts, options, &meter, tokenizer, err);
+    dlm__words_free(&counts);
+    return status;
 }

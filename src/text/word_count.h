@@ -1,4 +1,5 @@
-/* The distinct words of all documents with their counts: the first half of training a tokenizer. */
+/* Training a tokenizer in two halves: the distinct words of all documents with their counts, and the
+ * vocabulary that is made of them. */
 #ifndef DLM_TEXT_WORD_COUNT_H
 #define DLM_TEXT_WORD_COUNT_H
 
@@ -32,5 +33,10 @@ typedef struct dlm_word_counts {
 dlm_status dlm__words_count(dlm_documents *documents, dlm_meter *meter, dlm_word_counts *counts,
                             dlm_error *err);
 void dlm__words_free(dlm_word_counts *counts);
+
+/* Makes a tokenizer of counted words (bpe_train.c); counts is emptied as soon as it is read. The counts of
+ * one text's pairs must add up to less than 2^63. */
+dlm_status dlm__bpe_train(dlm_word_counts *counts, const dlm_bpe_options *options, dlm_meter *meter,
+                          dlm_tokenizer **tokenizer, dlm_error *err);
 
 #endif

@@ -184,7 +184,7 @@ static dlm_status read_shards(const char *name, const json_t *root, dlm_shard_li
 }
 
 static dlm_status read_list(const char *name, const json_t *root, dlm_shard_list *list, dlm_error *err) {
-    dlm_shard_kind kind;
+    dlm_shard_kind kind = {0};
     DLM_TRY(read_kind(name, root, &kind, err));
     DLM_TRY(dlm__shard_list_create(&kind, list, err));
     dlm_data_info *info = &list->info;

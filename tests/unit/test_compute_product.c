@@ -3,6 +3,10 @@
 
 #include "compute/context.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 static const size_t shapes[][3] = {{1, 1, 1},    {1, 7, 5},     {5, 1, 3},     {16, 33, 20},  {32, 60, 159},
                                    {17, 16, 1},  {0, 4, 3},     {4, 0, 3},     {3, 4, 0},     {96, 128, 64},
                                    {70, 67, 45}, {520, 20, 30}, {20, 530, 30}, {20, 30, 1100}}; /* M, N, K */
@@ -102,6 +106,34 @@ TEST(failure_stays) {
     CHECK(y == 2.0F);
     CHECK_STATUS(dlm__compute_status(compute, NULL), DLM_MEMORY, &err);
     dlm__compute_free(compute);
+}
+
+/* Is the word in the first line of /proc/cpuinfo that begins with name? */
+static bool cpuinfo_has(const char *info, const char *name, const char *word) {
+    const char *line = strstr(info, name), *end = line == NULL ? NULL : strchr(line, '\n');
+    size_t n = strlen(word);
+    for (const char *at = line; end != NULL && (at = strstr(at, word)) != NULL && at < end; at += n)
+        if ((at[-1] == ' ' || at[-1] == '\t') && (at[n] == ' ' || at[n] == '\n')) return true;
+    return false;
+}
+
+/* As the kernel tells it: matrix units, or AMD's vector instruction. */
+TEST(bfloat16_is_used_where_the_processor_has_it) {
+    const char *info = read_text("/proc/cpuinfo", NULL);
+    if (strcmp(dlm_backend(), "reference") == 0) {
+        CHECK(!dlm__bf16_native());
+        return;
+    }
+    if (info == NULL || strstr(info, "vendor_id") == NULL) SKIP("no /proc/cpuinfo of x86-64");
+    if (getenv("ONEDNN_MAX_CPU_ISA") != NULL || getenv("DNNL_MAX_CPU_ISA") != NULL)
+        SKIP("oneDNN is told to use less than the processor has");
+    const bool matrix = cpuinfo_has(info, "flags", "amx_bf16") && cpuinfo_has(info, "flags", "amx_tile");
+    const bool vector = cpuinfo_has(info, "flags", "avx512_bf16");
+    const bool amd = cpuinfo_has(info, "vendor_id", "AuthenticAMD");
+    CHECK_INT_EQ(dlm__bf16_native(), matrix || (vector && amd));
+    printf("isa: bfloat16 products %s\n", matrix   ? "by AMX"
+                                          : vector ? "by AVX-512"
+                                                   : "are missing on this machine, blocks are widened");
 }
 
 TEST(rounded_rows) {

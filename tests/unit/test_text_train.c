@@ -3,6 +3,7 @@
 
 #include "base/base.h"
 #include "text/tokenizer.h"
+#include "text/word_count.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -211,6 +212,65 @@ TEST(what_could_not_be_read_is_not_written) {
     CHECK_SAYS(&err, "more than the 5000 that are read");
     CHECK(!dlm__is_file(path_in(dir, "tokenizer.json")));
     CHECK_OK(dlm__tokenizer_save_within(tokenizer, dir, 50000, &err), &err);
+    dlm_tokenizer_free(tokenizer);
+}
+
+/* A tokenizer of these words with these counts, as if they had been found in text. */
+static dlm_tokenizer *train_on_counts(const char *const *words, const uint64_t *counts, size_t n,
+                                      size_t vocab_size) {
+    dlm_word_table *table = dlm__calloc(1, sizeof *table);
+    dlm_word_counts all = {table, 1};
+    dlm_bpe_options options = dlm_bpe_defaults();
+    dlm_meter meter = dlm__meter(NULL, NULL);
+    dlm_tokenizer *tokenizer = NULL;
+    dlm_error err;
+    options.vocab_size = vocab_size;
+    *table = (dlm_word_table){.words = dlm__calloc(n, sizeof *table->words), .n = n, .text = malloc(1000)};
+    for (size_t i = 0; i < n; i++) {
+        size_t bytes = strlen(words[i]);
+        table->words[i] = (dlm_word){.at = table->text_used, .bytes = bytes, .count = counts[i]};
+        memcpy(table->text + table->text_used, words[i], bytes);
+        table->text_used += bytes;
+    }
+    (void)CHECK_OK(dlm__bpe_train(&all, &options, &meter, &tokenizer, &err), &err);
+    dlm__words_free(&all);
+    return tokenizer;
+}
+
+/* The tokens that merges gave, in their order. */
+static void check_merged(const dlm_tokenizer *tokenizer, const char *const *want, size_t n) {
+    enum { FIRST = 260 };
+    REQUIRE(tokenizer != NULL);
+    REQUIRE(CHECK_INT_EQ(dlm_tokenizer_describe(tokenizer).vocab_size, FIRST + n));
+    for (size_t i = 0; i < n; i++) {
+        size_t bytes;
+        bool special;
+        const char *got = dlm_tokenizer_token(tokenizer, (int32_t)(FIRST + i), &bytes, &special);
+        if (CHECK_INT_EQ(bytes, strlen(want[i]))) CHECK_MEM_EQ(got, want[i], bytes);
+    }
+}
+
+/* In 32 bits the counts of the first text would be 5, 6, 7 and 8, from last to first; in doubles those of the
+ * second would all be equal, and the pair of the smaller ids would come first. */
+TEST(counts_beyond_32_bits) {
+    const uint64_t k = (uint64_t)1 << 32, m = (uint64_t)1 << 60;
+    const char *const words[] = {"gh", "ef", "cd", "ab"};
+    const char *const falling[] = {"ab", "cd", "ef", "gh"}, *const rising[] = {"gh", "ef", "cd", "ab"};
+    dlm_tokenizer *tokenizer = train_on_counts(words, (uint64_t[]){8, k + 7, 2 * k + 6, 3 * k + 5}, 4, 264);
+    check_merged(tokenizer, falling, 4);
+    dlm_tokenizer_free(tokenizer);
+    tokenizer = train_on_counts(words, (uint64_t[]){m + 4, m + 3, m + 2, m + 1}, 4, 264);
+    check_merged(tokenizer, rising, 4);
+    dlm_tokenizer_free(tokenizer);
+}
+
+/* The counts of pairs are what passes 32 bits here, not those of words: xy stands 2^32 + 2 times, and once it
+ * is merged, xyz 2^31 + 1 times, one more than pq. */
+TEST(pairs_that_add_up_beyond_32_bits) {
+    const uint64_t k = (uint64_t)1 << 31;
+    const char *const words[] = {"xyz", "wxy", "pq"}, *const merged[] = {"xy", "wxy", "xyz", "pq"};
+    dlm_tokenizer *tokenizer = train_on_counts(words, (uint64_t[]){k + 1, k + 1, k}, 3, 264);
+    check_merged(tokenizer, merged, 4);
     dlm_tokenizer_free(tokenizer);
 }
 

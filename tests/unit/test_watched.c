@@ -1,0 +1,338 @@
+/* What is done, seen from the calls that it takes: threads that work, rows that are multiplied, files that
+ * are synced before they are renamed. The linker leads the calls named __wrap_* through this file (Makefile).
+ */
+#include "training.h"
+
+#include "compute/compute.h"
+#include "model/model.h"
+#include "model/network.h"
+#include "text/byte_level.h"
+#include "text/tokenizer.h"
+#include "train/batch.h"
+
+#include <ftw.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STORIES "corpus/tinystories-valid.txt.zst"
+
+/* ---- threads ------------------------------------------------------------------------------------------- */
+
+enum { THREADS = 3, PATIENCE = 20 /* seconds */ };
+
+/* Each thread waits in its first call until all have come. One that never comes shows: they gave up. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t all_came;
+    pthread_t threads[THREADS];
+    size_t n;
+    bool on, gave_up;
+} meeting = {.lock = PTHREAD_MUTEX_INITIALIZER, .all_came = PTHREAD_COND_INITIALIZER};
+
+static void meet(void) {
+    (void)pthread_mutex_lock(&meeting.lock);
+    size_t i = 0;
+    while (i < meeting.n && !pthread_equal(meeting.threads[i], pthread_self())) i++;
+    if (meeting.on && i == meeting.n && i < THREADS) {
+        meeting.threads[meeting.n++] = pthread_self();
+        (void)pthread_cond_broadcast(&meeting.all_came);
+        struct timespec end;
+        (void)clock_gettime(CLOCK_REALTIME, &end);
+        end.tv_sec += PATIENCE;
+        while (meeting.n < THREADS && !meeting.gave_up)
+            meeting.gave_up = pthread_cond_timedwait(&meeting.all_came, &meeting.lock, &end) != 0;
+    }
+    (void)pthread_mutex_unlock(&meeting.lock);
+}
+
+dlm_status __real_dlm__encoder_encode(dlm_encoder *encoder, const char *text, size_t bytes, bool added_tokens,
+                                      dlm_ids *ids, dlm_error *err);
+dlm_status __wrap_dlm__encoder_encode(dlm_encoder *encoder, const char *text, size_t bytes, bool added_tokens,
+                                      dlm_ids *ids, dlm_error *err);
+dlm_status __wrap_dlm__encoder_encode(dlm_encoder *encoder, const char *text, size_t bytes, bool added_tokens,
+                                      dlm_ids *ids, dlm_error *err) {
+    meet();
+    return __real_dlm__encoder_encode(encoder, text, bytes, added_tokens, ids, err);
+}
+
+size_t __real_dlm__word_end(const char *text, size_t n, size_t at);
+size_t __wrap_dlm__word_end(const char *text, size_t n, size_t at);
+size_t __wrap_dlm__word_end(const char *text, size_t n, size_t at) {
+    meet();
+    return __real_dlm__word_end(text, n, at);
+}
+
+static void check_all_meet(dlm_status (*work)(dlm_documents *documents, dlm_error *err)) {
+    const char *path = STORIES;
+    dlm_text_options text = dlm_text_defaults();
+    dlm_documents *documents;
+    dlm_error err;
+    REQUIRE_OK(dlm_documents_open(&path, 1, &text, &documents, &err), &err);
+    dlm_set_threads(THREADS);
+    meeting.n = 0;
+    meeting.gave_up = false;
+    meeting.on = true;
+    CHECK_OK(work(documents, &err), &err);
+    meeting.on = false;
+    dlm_set_threads(0);
+    CHECK_INT_EQ(meeting.n, THREADS);
+    CHECK(!meeting.gave_up);
+    dlm_documents_close(documents);
+}
+
+static dlm_status train_tokenizer(dlm_documents *documents, dlm_error *err) {
+    dlm_bpe_options options = dlm_bpe_defaults();
+    dlm_tokenizer *tokenizer;
+    options.vocab_size = 300;
+    DLM_TRY(dlm_tokenizer_train(documents, &options, &tokenizer, err));
+    dlm_tokenizer_free(tokenizer);
+    return DLM_OK;
+}
+
+/* Anew where there are data already. */
+static dlm_status prepare_in(dlm_documents *documents, const char *data, dlm_error *err) {
+    dlm_tokenizer *tokenizer;
+    dlm_prepare_options options = dlm_prepare_defaults();
+    options.overwrite = true;
+    DLM_TRY(dlm_tokenizer_load(golden_path("tokenizer/exhausted"), &tokenizer, err));
+    dlm_status status = dlm_prepare(documents, tokenizer, data, &options, NULL, err);
+    dlm_tokenizer_free(tokenizer);
+    return status;
+}
+
+static dlm_status prepare(dlm_documents *documents, dlm_error *err) {
+    return prepare_in(documents, path_in(temporary_dir(), "data"), err);
+}
+
+TEST(all_threads_count_words) {
+    check_all_meet(train_tokenizer);
+}
+
+TEST(all_threads_encode) {
+    check_all_meet(prepare);
+}
+
+/* ---- rows of the final layer --------------------------------------------------------------------------- */
+
+/* Rows that products with V columns, or the gradients of such, were given; masks that were in the batches. */
+static struct {
+    bool on;
+    size_t vocabulary, forward, states, weights;
+    size_t masks, positions, chunks;
+} rows;
+
+void __real_dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
+                        const float *bias, float *Y);
+void __wrap_dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
+                        const float *bias, float *Y);
+void __wrap_dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
+                        const float *bias, float *Y) {
+    const size_t V = rows.vocabulary;
+    if (rows.on && product->N == V) {
+        rows.forward += product->M;
+        rows.chunks++;
+    }
+    if (rows.on && product->K == V) rows.states += product->M;
+    if (rows.on && product->M == V) rows.weights += product->K;
+    __real_dlm__matmul(compute, product, A, B, bias, Y);
+}
+
+dlm_status __real_dlm__loss(dlm_workspace *workspace, const dlm_network *network, const dlm_batch *batch,
+                            const int32_t *targets, const float *weight, float *ce, double *loss,
+                            float *gradients, dlm_error *err);
+dlm_status __wrap_dlm__loss(dlm_workspace *workspace, const dlm_network *network, const dlm_batch *batch,
+                            const int32_t *targets, const float *weight, float *ce, double *loss,
+                            float *gradients, dlm_error *err);
+dlm_status __wrap_dlm__loss(dlm_workspace *workspace, const dlm_network *network, const dlm_batch *batch,
+                            const int32_t *targets, const float *weight, float *ce, double *loss,
+                            float *gradients, dlm_error *err) {
+    const int32_t mask = 2;
+    size_t T = batch->seg.offsets[batch->seg.n];
+    rows.vocabulary = network->layout->config.vocab_size;
+    rows.positions += T;
+    for (size_t t = 0; t < T; t++) rows.masks += batch->ids[t] == mask;
+    return __real_dlm__loss(workspace, network, batch, targets, weight, ce, loss, gradients, err);
+}
+
+/* Only what is masked is multiplied, and what rounding up to a few sizes adds (an eighth and 16 of each
+ * product at the most; nothing in the plain loops). */
+TEST(only_masked_rows_reach_the_final_layer) {
+    for (int recipe = 0; recipe < 2; recipe++) {
+        dlm_train_options o =
+            tiny_run((dlm_recipe)recipe, make_data(1, 60, 30, 16), path_in(temporary_dir(), "run"));
+        dlm_train_report report;
+        o.steps = 20;
+        memset(&rows, 0, sizeof rows);
+        rows.on = true;
+        bool trained = train(&o, SIZE_MAX, &report);
+        rows.on = false;
+        REQUIRE(trained);
+        bool exact = strcmp(dlm_backend(), "reference") == 0;
+        size_t most = exact ? rows.masks : rows.masks + rows.masks / 8 + 16 * rows.chunks;
+        check_context("%zu masks among %zu positions, %zu products", rows.masks, rows.positions, rows.chunks);
+        CHECK(rows.masks > 0 && rows.masks < rows.positions);
+        CHECK(rows.forward >= rows.masks && rows.forward <= most);
+        CHECK_INT_EQ(rows.states, rows.forward);
+        CHECK_INT_EQ(rows.weights, rows.forward);
+    }
+}
+
+/* ---- files --------------------------------------------------------------------------------------------- */
+
+enum { SYNCED = 4096 };
+
+typedef struct state {
+    dev_t device;
+    ino_t inode;
+    off_t size;
+    struct timespec changed;
+} state;
+
+/* What was synced, as it then was; and the folder that the last rename has changed and that was not synced
+ * since. */
+static struct {
+    bool on, unsynced_folder;
+    state synced[SYNCED];
+    size_t n, renames;
+    state folder;
+} disk;
+
+static state state_of(const struct stat *about) {
+    return (state){about->st_dev, about->st_ino, about->st_size, about->st_mtim};
+}
+
+static bool same_file(const state *a, const state *b) {
+    return a->device == b->device && a->inode == b->inode;
+}
+
+static bool is_synced(const state *now) {
+    for (size_t i = disk.n; i-- > 0;) {
+        const state *was = &disk.synced[i];
+        if (same_file(was, now))
+            return was->size == now->size && was->changed.tv_sec == now->changed.tv_sec &&
+                   was->changed.tv_nsec == now->changed.tv_nsec;
+    }
+    return false;
+}
+
+int __real_fsync(int file);
+int __wrap_fsync(int file);
+int __wrap_fsync(int file) {
+    struct stat about;
+    if (disk.on && fstat(file, &about) == 0 && disk.n < SYNCED) {
+        disk.synced[disk.n++] = state_of(&about);
+        if (same_file(&disk.folder, &disk.synced[disk.n - 1])) disk.unsynced_folder = false;
+    }
+    return __real_fsync(file);
+}
+
+static int check_synced(const char *path, const struct stat *about, int kind, struct FTW *place) {
+    (void)kind, (void)place;
+    state now = state_of(about);
+    check_context("%s", path);
+    CHECK(is_synced(&now));
+    return 0;
+}
+
+static bool ends_with(const char *path, const char *end) {
+    size_t n = strlen(path), m = strlen(end);
+    return n >= m && strcmp(path + n - m, end) == 0;
+}
+
+/* Before a rename all that gets a new name is synced, and so are the folders of earlier ones. What loses its
+ * name to be removed need not last. */
+static void before_rename(const char *from, const char *to) {
+    if (!disk.on || ends_with(to, ".partial")) return;
+    CHECK(nftw(from, check_synced, 8, FTW_PHYS) == 0);
+    check_context("before %s is renamed", from);
+    CHECK(!disk.unsynced_folder);
+    check_context("%s", "");
+}
+
+static void after_rename(const char *to) {
+    char folder[4096];
+    struct stat about;
+    if (!disk.on || ends_with(to, ".partial")) return;
+    (void)snprintf(folder, sizeof folder, "%s", to);
+    char *slash = strrchr(folder, '/');
+    if (CHECK(slash != NULL)) *slash = 0;
+    CHECK(stat(folder, &about) == 0);
+    disk.folder = state_of(&about);
+    disk.unsynced_folder = true;
+    disk.renames++;
+}
+
+int __real_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to) {
+    before_rename(from, to);
+    int result = __real_rename(from, to);
+    after_rename(to);
+    return result;
+}
+
+/* Of the library's calls only the exchange of two names comes here. */
+long __real_syscall(long number, ...);
+long __wrap_syscall(long number, ...);
+long __wrap_syscall(long number, ...) {
+    va_list rest;
+    va_start(rest, number);
+    int from_folder = va_arg(rest, int);
+    const char *from = va_arg(rest, const char *);
+    int to_folder = va_arg(rest, int);
+    const char *to = va_arg(rest, const char *);
+    unsigned flags = va_arg(rest, unsigned);
+    va_end(rest);
+    if (number == SYS_renameat2) before_rename(from, to);
+    long result = __real_syscall(number, from_folder, from, to_folder, to, flags);
+    if (number == SYS_renameat2) after_rename(to);
+    return result;
+}
+
+static void begin_watching(void) {
+    memset(&disk, 0, sizeof disk);
+    disk.on = true;
+}
+
+static void end_watching(size_t least) {
+    disk.on = false;
+    CHECK(!disk.unsynced_folder);
+    CHECK(disk.n < SYNCED);
+    check_context("%zu renames", disk.renames);
+    CHECK(disk.renames >= least);
+}
+
+/* The shards, the two files of the tokenizer, data.json, the folder; all of it again in place of the first.
+ */
+TEST(data_are_synced_before_they_are_renamed) {
+    const char *dir = path_in(temporary_dir(), "data"), *path = STORIES;
+    begin_watching();
+    for (int time = 0; time < 2; time++) {
+        dlm_text_options text = dlm_text_defaults();
+        dlm_documents *documents;
+        dlm_error err;
+        REQUIRE_OK(dlm_documents_open(&path, 1, &text, &documents, &err), &err);
+        CHECK_OK(prepare_in(documents, dir, &err), &err);
+        dlm_documents_close(documents);
+    }
+    end_watching(10);
+}
+
+/* Of a checkpoint its folder; then the two files that name one. */
+TEST(checkpoints_are_synced_before_they_are_renamed) {
+    const char *data = make_data(1, 60, 30, 16);
+    dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data, path_in(temporary_dir(), "run"));
+    dlm_train_report report;
+    o.save_every = o.eval_every = 4;
+    o.eval_documents = 3;
+    begin_watching();
+    CHECK(train(&o, SIZE_MAX, &report));
+    end_watching(9);
+}
