@@ -7,6 +7,7 @@
 #include "texts.h"
 #include "json.h"
 #include "prepare.h"
+#include "run_text.h"
 #include "terminal.h"
 
 #include "diffusionlm.h"
@@ -24,6 +25,7 @@ typedef struct train_settings {
     int preset;            /* -1: none asked for */
     bool lengths_conflict; /* more than one of --steps, --epochs and --minutes */
     dlm_error recall;      /* why RUN could not tell its options, with --resume */
+    dlm_recipe recipe;     /* that RUN was begun with, where it could */
     /* of `train FILE...` */
     const char *tokenizer;
     size_t vocab_size; /* 0: by the size of the text */
@@ -57,6 +59,7 @@ static dlm_train_options defaults_of_run(train_settings *all) {
     if (all->train.resume && all->train.run != NULL &&
         dlm_train_recall(all->train.run, &train, &paths, &all->recall) == DLM_OK) {
         all->shared.kept = paths;
+        all->recipe = train.recipe;
         all->recall.status = DLM_OK;
         if (all->preset >= 0) use_preset(all->preset, &train); /* another one is refused by name */
         /* A run that was moved has its own data with it still. */
@@ -160,7 +163,7 @@ static const option options[] = {
  * that. */
 static bool only_prepared(const train_settings *settings) {
     return !run_has(settings, "log.csv") && !run_has(settings, "checkpoints") &&
-           (run_has(settings, "tokenizer") || run_has(settings, "data"));
+           (run_has(settings, RUN_TEXT_FILE) || run_has(settings, "tokenizer") || run_has(settings, "data"));
 }
 
 static bool is_run(const train_settings *settings) {
@@ -203,15 +206,18 @@ static size_t choose_vocab_size(const char *const *paths, size_t n) {
     return bytes < 2e6 ? 1024 : bytes < 8e6 ? 2048 : bytes < 64e6 ? 4096 : 8192;
 }
 
+static size_t vocab_size_of(const train_settings *settings) {
+    if (settings->vocab_size > 0) return settings->vocab_size;
+    return choose_vocab_size(settings->shared.operands, settings->shared.n_operands);
+}
+
 static int train_tokenizer(const train_settings *settings, const char *dir, dlm_tokenizer **tokenizer) {
     dlm_documents *documents;
     int status =
         open_documents(settings->shared.operands, settings->shared.n_operands, &settings->text, &documents);
     if (status != EXIT_DONE) return status;
     dlm_bpe_options bpe = dlm_bpe_defaults();
-    bpe.vocab_size = settings->vocab_size > 0
-                         ? settings->vocab_size
-                         : choose_vocab_size(settings->shared.operands, settings->shared.n_operands);
+    bpe.vocab_size = vocab_size_of(settings);
     bpe.progress = draw_progress;
     dlm_error err = {0};
     dlm_status made = dlm_tokenizer_train(documents, &bpe, tokenizer, &err);
@@ -244,8 +250,30 @@ static int make_run(const char *run) {
     return fail("%s: %s", run, strerror(errno));
 }
 
-/* RUN/data is there already, with its tokenizer: another one is refused. A smaller vocabulary than asked for
- * may be all that the text gave. */
+/* The text that the run was begun with is that of the command line, and read as it was, or this is refused.
+ * Where there are shards, only what was asked for is looked at: the rest is as it was. */
+static int check_text(const train_settings *settings, bool prepared) {
+    char *path = join(settings->train.run, RUN_TEXT_FILE);
+    if (path == NULL) return EXIT_FAILED;
+    const run_text now = {settings->shared.operands, settings->shared.n_operands, &settings->text,
+                          settings->tokenizer != NULL ? 0 : vocab_size_of(settings)};
+    const bool all = !prepared;
+    const run_text_asked asked = {.format = all || was_given(&command_train, settings, "format"),
+                                  .field = all || was_given(&command_train, settings, "field"),
+                                  .invalid = all || was_given(&command_train, settings, "invalid"),
+                                  .vocab_size = settings->tokenizer == NULL &&
+                                                (all || was_given(&command_train, settings, "vocab-size"))};
+    int status = EXIT_DONE;
+    if (exists(path))
+        status = run_text_same(settings->train.run, path, &now, asked);
+    else if (!prepared)
+        status = run_text_write(path, &now);
+    free(path);
+    return status;
+}
+
+/* RUN/data is there already, with its tokenizer: another one is refused. Where no one wrote down what was
+ * asked for, a smaller vocabulary may be all that the text gave. */
 static int keep_data(const train_settings *settings, const char *data) {
     dlm_tokenizer *there = NULL, *named = NULL;
     dlm_error err = {0};
@@ -268,7 +296,11 @@ static int keep_data(const train_settings *settings, const char *data) {
 
 /* Makes RUN/data where it is not there yet. */
 static int make_data(const train_settings *settings, const char *data) {
-    if (exists(data)) return settings->shared.n_operands > 0 ? keep_data(settings, data) : EXIT_DONE;
+    if (exists(data)) {
+        if (settings->shared.n_operands == 0) return EXIT_DONE;
+        int same = check_text(settings, true);
+        return same == EXIT_DONE ? keep_data(settings, data) : same;
+    }
     for (size_t i = 0; i < settings->shared.n_operands; i++)
         if (strcmp(settings->shared.operands[i], "-") != 0 && access(settings->shared.operands[i], R_OK) != 0)
             return fail("%s: %s", settings->shared.operands[i], strerror(errno));
@@ -279,6 +311,7 @@ static int make_data(const train_settings *settings, const char *data) {
                 "-t names a tokenizer that is there");
     int status = make_run(settings->train.run);
     dlm_tokenizer *tokenizer = NULL;
+    if (status == EXIT_DONE) status = check_text(settings, false);
     if (status == EXIT_DONE) status = get_tokenizer(settings, &tokenizer);
     if (status == EXIT_DONE) {
         dlm_prepare_options prepare = dlm_prepare_defaults();
@@ -471,6 +504,10 @@ static int run(const void *given) {
     if (settings->train.resume && !exists(name)) return fail("%s: there is no such run to resume", name);
     if (settings->recall.status != DLM_OK && settings->recall.status != DLM_NOT_FOUND)
         return fail("%s", settings->recall.message);
+    /* First: under another recipe the other options have other bounds. */
+    if (settings->shared.kept != NULL && settings->train.recipe != settings->recipe)
+        return fail("%s goes on with other options than it began with: recipe was %s, is %s", name,
+                    recipe_choices[settings->recipe], recipe_choices[settings->train.recipe]);
     dlm_error err = {0};
     if (dlm_train_check(&settings->train, &err) != DLM_OK) return fail_in_options(&err);
     catch_signals();

@@ -48,7 +48,26 @@ check 'the same weights' cmp "$work/one/checkpoints/step-00000020/model.safetens
 refuses 1 'hidden_size' train -o "$work/two" --resume --preset small --steps 30
 refuses 2 '--init is for the beginning' train -o "$work/two" --resume --init "$work/one"
 refuses 2 'exclude each other' train -d "$D" -o "$work/no" --epochs 6 --steps 7
-refuses 1 'was made with a vocabulary of 300 tokens, not 290' train "$work/text" -o "$work/one" --resume --vocab-size 290
+refuses 1 'recipe was default, is original' train -o "$work/two" --resume --recipe original --steps 30
+for size in 290 310; do
+    refuses 1 "vocab_size was 300, is $size" train "$work/text" -o "$work/one" --resume --vocab-size $size --steps 30
+done
+refuses 1 'format was separated, is lines' train "$work/text" -o "$work/one" --resume --format lines --steps 30
+refuses 1 'field was text, is story' train "$work/text" -o "$work/one" --resume --field story --steps 30
+refuses 1 'invalid was error, is replace' train "$work/text" -o "$work/one" --resume --invalid replace --steps 30
+refuses 1 '1 text files were read, 2 are named' train "$work/text" "$work/text" -o "$work/one" --resume --steps 30
+echo 'More.' | cat "$work/text" - > "$work/more"
+refuses 1 "$work/more has $(wc -c < "$work/more") bytes, had $(wc -c < "$work/text")" train "$work/more" -o "$work/one" --resume
+cp -r "$work/one" "$work/again"
+cp "$work/text" "$work/renamed"
+succeeds 'the same text by another name' train "$work/renamed" -o "$work/again" --resume --vocab-size 300 --steps 21
+succeeds 'and one that is gone' train "$work/nosuch" -o "$work/again" --resume --steps 22
+for damage in '' '[]' '{"bytes": 3}' '{"bytes": [1'; do
+    printf '%s' "$damage" > "$work/again/text.json"
+    refuses 1 "$work/again/text.json: " train "$work/text" -o "$work/again" --resume --steps 23
+done
+rm "$work/again/text.json"
+refuses 1 'was made with a vocabulary of 300 tokens, not 290' train "$work/text" -o "$work/again" --resume --vocab-size 290
 refuses 1 'nosuch: No such file' train "$work/nosuch" -o "$work/no"
 check 'nothing was made' test ! -e "$work/no"
 cp -r "$work/one" "$work/moved"
@@ -112,6 +131,13 @@ cp -r "$T" "$work/begun/tokenizer"
 # shellcheck disable=SC2086
 succeeds 'a tokenizer alone' train "$work/text" -o "$work/begun" $tiny --steps 4 --resume --quiet
 check 'was used' cmp "$T/tokenizer.json" "$work/begun/checkpoints/step-00000004/tokenizer.json"
+mkdir "$work/asked"
+cp "$work/one/text.json" "$work/asked"
+refuses 1 'asked is already there; --resume goes on with it' train "$work/text" -o "$work/asked" --vocab-size 300
+refuses 1 'vocab_size was 300, is 1024' train "$work/text" -o "$work/asked" --resume
+# shellcheck disable=SC2086
+succeeds 'what was asked for alone' train "$work/text" -o "$work/asked" --vocab-size 300 $tiny --steps 4 --resume --quiet
+check 'made the same' cmp "$T/tokenizer.json" "$work/asked/tokenizer/tokenizer.json"
 mkdir "$work/made"
 cp -r "$D" "$work/made/data"
 # shellcheck disable=SC2086
