@@ -542,6 +542,26 @@ DLM_API void dlm_matched_free(dlm_matched *matched);
 /* Tokens of document i, from 0, an end token not counted. */
 DLM_API size_t dlm_data_length(const dlm_data *data, uint64_t i);
 
+typedef struct dlm_score_options {
+    dlm_sample_options
+        sampler;           /* its defaults, but temperature 1. What depends on chance, clock or caller is
+                              refused: the orders CONFIDENCE_WEIGHTED, RANDOM, ANCESTRAL and
+                              FIRST_HITTING, corrector, remasking, max_seconds, on_step; so is temperature
+                              0. seed is not read; allow must depend on its arguments alone */
+    dlm_progress progress; /* NULL; stage "score", in steps */
+    void *user;
+} dlm_score_options;
+DLM_API dlm_score_options dlm_score_defaults(void);
+/* The log-likelihood in nats of each of n packed sequences under a sampler whose order does not depend on the
+ * draw: exact, the sum over all sequences of a length is 1 (DUEL, arXiv 2603.01367). lengths (n) from 1 to
+ * max_seq_len, ids (T) the sum of them, without masks; log_likelihood (n). fixed (T) or NULL marks positions
+ * that are given: the others' likelihood is conditional on them. -INFINITY: the sampler cannot write this
+ * ([PAD], [UNK], a banned or truncated token, or one whose probability is 0 in float). forwards (n) or NULL
+ * gets the forward passes that the sampler takes to write each sequence. */
+DLM_API dlm_status dlm_score(const dlm_model *model, const dlm_score_options *options, size_t n,
+                             const size_t *lengths, const int32_t *ids, const uint8_t *fixed,
+                             double *log_likelihood, size_t *forwards, dlm_error *err);
+
 /* ---- training
  * --------------------------------------------------------------------------------------------------------------
  */

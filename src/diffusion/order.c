@@ -7,6 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *dlm__order_name(dlm_order order) {
+    static const char *const names[] = {"confidence", "confidence_weighted", "random",    "margin",
+                                        "entropy",    "left_to_right",       "ancestral", "first_hitting"};
+    return names[order];
+}
+
 static bool in_unit_interval(double x) {
     return x >= 0 && x <= 1;
 }
@@ -43,8 +49,7 @@ static dlm_status check_reveals(const dlm_sample_options *o, dlm_error *err) {
             o->reveals_per_step, o->entropy_bound >= 0 ? "an entropy bound" : "a confidence threshold");
     if (o->order == DLM_ORDER_ANCESTRAL || o->order == DLM_ORDER_FIRST_HITTING)
         return dlm__fail(err, DLM_ARGUMENT, "%zu reveals a step: the order %s has its own",
-                         o->reveals_per_step,
-                         o->order == DLM_ORDER_ANCESTRAL ? "ancestral" : "first_hitting");
+                         o->reveals_per_step, dlm__order_name(o->order));
     return DLM_OK;
 }
 

@@ -20,6 +20,8 @@ typedef struct dlm_choice {
 
 /* Ranges of the options that say which positions are revealed, and whether they go together. */
 dlm_status dlm__order_check(const dlm_sample_options *options, dlm_error *err);
+/* As the command calls it. */
+const char *dlm__order_name(dlm_order order);
 /* Steps of a sequence of L >= 1 positions. */
 size_t dlm__steps_of(const dlm_sample_options *options, size_t L);
 /* Do the options choose without looking at the predictions, so that only what is chosen need be predicted? */

@@ -38,7 +38,7 @@ dlm_sample_options dlm_sample_defaults(void) {
                                 .eta = -1};
 }
 
-static dlm_status check_options(const dlm_sample_options *o, dlm_error *err) {
+dlm_status dlm__sample_check(const dlm_sample_options *o, dlm_error *err) {
     DLM_TRY(dlm__order_check(o, err));
     DLM_TRY(dlm__remask_check(o, err));
     if (!(o->corrector_frac >= 0 && o->corrector_frac <= 1))
@@ -295,28 +295,54 @@ static dlm_status allocate_and_run(sampler *s, dlm_error *err) {
     return run(s, err);
 }
 
+static dlm_sampling_start start_of(const dlm_sample_options *o, size_t n, const size_t *lengths, int32_t *ids,
+                                   const uint8_t *fixed) {
+    return (dlm_sampling_start){.purpose = DLM_RNG_SAMPLE,
+                                .seed = o->seed,
+                                .drawing = dlm__drawing_of(o),
+                                .certainty = dlm__order_certainty(o),
+                                .n = n,
+                                .lengths = lengths,
+                                .ids = ids,
+                                .fixed = fixed,
+                                .on_step = o->on_step,
+                                .user = o->user};
+}
+
 dlm_status dlm__sample(const char *isa, const dlm_model *model, const dlm_sample_options *options,
                        size_t first, size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                        float *confidence, size_t *forwards, dlm_error *err) {
     if (forwards != NULL) *forwards = 0;
-    DLM_TRY(check_options(options, err));
+    DLM_TRY(dlm__sample_check(options, err));
     if (n == 0) return DLM_OK;
-    const dlm_sampling_start start = {.purpose = DLM_RNG_SAMPLE,
-                                      .seed = options->seed,
-                                      .drawing = dlm__drawing_of(options),
-                                      .certainty = dlm__order_certainty(options),
-                                      .first = first,
-                                      .n = n,
-                                      .lengths = lengths,
-                                      .ids = ids,
-                                      .fixed = fixed,
-                                      .on_step = options->on_step,
-                                      .user = options->user};
+    dlm_sampling_start start = start_of(options, n, lengths, ids, fixed);
+    start.first = first;
     sampler s = {.options = options};
     DLM_TRY(dlm__sampling_create(isa, model, &start, &s.state, err));
     const dlm_status status = allocate_and_run(&s, err);
     if (forwards != NULL) *forwards = s.state->forwards;
     if (confidence != NULL) memcpy(confidence, s.state->confidence, s.state->T * sizeof *confidence);
+    dlm__arena_free(&s.arena);
+    dlm__sampling_free(s.state);
+    return status;
+}
+
+dlm_status dlm__replay_sample(const char *isa, const dlm_model *model, const dlm_sample_options *options,
+                              size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
+                              const dlm_replay *replay, dlm_error *err) {
+    DLM_TRY(dlm__sample_check(options, err));
+    if (n == 0) return DLM_OK;
+    dlm_sampling_start start = start_of(options, n, lengths, ids, fixed);
+    start.target = replay->target;
+    sampler s = {.options = options};
+    DLM_TRY(dlm__sampling_create(isa, model, &start, &s.state, err));
+    const dlm_status status = allocate_and_run(&s, err);
+    for (size_t b = 0; b < n; b++) {
+        double sum = 0;
+        for (size_t p = s.state->offsets[b]; p < s.state->offsets[b + 1]; p++) sum += s.state->committed[p];
+        replay->log_likelihood[b] = sum;
+        if (replay->forwards != NULL) replay->forwards[b] = s.state->passes[b];
+    }
     dlm__arena_free(&s.arena);
     dlm__sampling_free(s.state);
     return status;

@@ -7,9 +7,24 @@
 /* How the options draw tokens. */
 dlm_drawing dlm__drawing_of(const dlm_sample_options *options);
 
+/* Ranges of the options, and whether they go together. */
+dlm_status dlm__sample_check(const dlm_sample_options *options, dlm_error *err);
+
 dlm_status dlm__sample(const char *isa, const dlm_model *model, const dlm_sample_options *options,
                        size_t first, size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                        float *confidence, size_t *forwards, dlm_error *err);
+
+/* A run of the sampler in which each position takes the token that it is given, and what is told of it. */
+typedef struct dlm_replay {
+    const int32_t *target;  /* (T) */
+    double *log_likelihood; /* (n) in nats, of what was committed */
+    size_t *forwards;       /* NULL, or (n): passes that each sequence took */
+} dlm_replay;
+/* Arguments as dlm__sample. */
+dlm_status dlm__replay_sample(const char *isa, const dlm_model *model, const dlm_sample_options *options,
+                              size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
+                              const dlm_replay *replay, dlm_error *err);
+
 dlm_status dlm__refine(const char *isa, const dlm_model *model, const dlm_refine_options *options,
                        size_t first, size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                        dlm_error *err);

@@ -12,20 +12,24 @@ static dlm_status check_model(const dlm_model *model, dlm_error *err) {
     return DLM_OK;
 }
 
-static dlm_status check_lengths(const dlm_model *model, const dlm_sampling_start *start, size_t *total,
-                                dlm_error *err) {
-    const size_t most = model->layout->config.max_seq_len;
-    *total = 0;
+static dlm_status check_indices(const dlm_sampling_start *start, dlm_error *err) {
     if (start->first > UINT32_MAX || start->n > UINT32_MAX - start->first)
         return dlm__fail(err, DLM_ARGUMENT, "%zu samples from index %zu on pass the last index, %lu",
                          start->n, start->first, (unsigned long)UINT32_MAX);
-    for (size_t b = 0; b < start->n; b++) {
-        const size_t L = start->lengths[b];
+    return DLM_OK;
+}
+
+dlm_status dlm__sampling_total(const dlm_model *model, size_t n, const size_t *lengths, size_t *total,
+                               dlm_error *err) {
+    const size_t most = model->layout->config.max_seq_len;
+    *total = 0;
+    for (size_t b = 0; b < n; b++) {
+        const size_t L = lengths[b];
         if (L == 0 || L > most)
             return dlm__fail(err, DLM_ARGUMENT, "sequence %zu has %zu positions, the model takes 1 to %zu", b,
                              L, most);
         if (!dlm__size_add(*total, L, total))
-            return dlm__fail(err, DLM_ARGUMENT, "%zu sequences have too many positions", start->n);
+            return dlm__fail(err, DLM_ARGUMENT, "%zu sequences have too many positions", n);
     }
     return DLM_OK;
 }
@@ -66,6 +70,10 @@ static void layout(dlm_sampling *s) {
     s->token = dlm__arena_take(&s->arena, s->T, sizeof *s->token);
     s->token_confidence = dlm__arena_take(&s->arena, s->T, sizeof *s->token_confidence);
     s->certainty = dlm__arena_take(&s->arena, s->T, sizeof *s->certainty);
+    const size_t targets = s->start.target != NULL ? s->T : 0;
+    s->log_probability = dlm__arena_take(&s->arena, targets, sizeof *s->log_probability);
+    s->committed = dlm__arena_take(&s->arena, targets, sizeof *s->committed);
+    s->passes = dlm__arena_take(&s->arena, s->n, sizeof *s->passes);
 }
 
 static void set_up(dlm_sampling *s) {
@@ -85,7 +93,8 @@ static void set_up(dlm_sampling *s) {
 
 static dlm_status prepare(dlm_sampling *s, const char *isa, dlm_error *err) {
     DLM_TRY(check_model(s->model, err));
-    DLM_TRY(check_lengths(s->model, &s->start, &s->T, err));
+    DLM_TRY(check_indices(&s->start, err));
+    DLM_TRY(dlm__sampling_total(s->model, s->n, s->start.lengths, &s->T, err));
     layout(s);
     DLM_TRY(dlm__arena_allocate(&s->arena, "the state of samples", err));
     layout(s);
@@ -141,19 +150,33 @@ void dlm__sampling_begin(dlm_sampling *s, size_t step) {
     s->told = false;
 }
 
-dlm_status dlm__sampling_predict(dlm_sampling *s, dlm_error *err) {
+/* A uniform number for each wanted position of sequence b; is there any? */
+static bool draw_uniforms(dlm_sampling *s, size_t b) {
+    const bool draws = s->start.drawing.temperature > 0 && s->start.target == NULL;
     bool any = false;
-    for (size_t b = 0; b < s->n; b++)
-        for (size_t p = s->offsets[b]; p < s->offsets[b + 1]; p++) {
-            if (!s->wanted[p]) continue;
-            any = true;
-            if (s->start.drawing.temperature > 0) s->uniform[p] = dlm__rng_uniform(&s->rng[b]);
-        }
+    for (size_t p = s->offsets[b]; p < s->offsets[b + 1]; p++) {
+        if (!s->wanted[p]) continue;
+        any = true;
+        if (draws) s->uniform[p] = dlm__rng_uniform(&s->rng[b]);
+    }
+    return any;
+}
+
+dlm_status dlm__sampling_predict(dlm_sampling *s, dlm_error *err) {
+    const size_t passes = dlm__denoiser_passes(s->denoiser);
+    bool any = false;
+    for (size_t b = 0; b < s->n; b++) {
+        if (!draw_uniforms(s, b)) continue;
+        any = true;
+        s->passes[b] += passes;
+    }
     if (!any) return DLM_OK;
-    s->forwards += dlm__denoiser_passes(s->denoiser);
+    s->forwards += passes;
     const dlm_prediction prediction = {.ids = s->ids,
                                        .wanted = s->wanted,
                                        .uniform = s->uniform,
+                                       .target = s->start.target,
+                                       .log_probability = s->start.target != NULL ? s->log_probability : NULL,
                                        .token = s->token,
                                        .fed = s->told ? s->fed : NULL,
                                        .confidence = s->token_confidence,
@@ -165,6 +188,7 @@ dlm_status dlm__sampling_predict(dlm_sampling *s, dlm_error *err) {
 void dlm__sampling_commit(dlm_sampling *s, size_t p) {
     s->ids[p] = s->token[p];
     s->confidence[p] = s->token_confidence[p];
+    if (s->start.target != NULL) s->committed[p] = s->log_probability[p];
 }
 
 dlm_status dlm__sampling_resample(dlm_sampling *s, dlm_error *err) {

@@ -17,6 +17,7 @@ typedef struct dlm_sampling_start {
     const size_t *lengths; /* (n) */
     int32_t *ids;          /* (T) borrowed: changed in place */
     const uint8_t *fixed;  /* (T) or NULL */
+    const int32_t *target; /* (T) or NULL: what is committed instead of what would be drawn */
     dlm_step_callback on_step;
     void *user;
 } dlm_sampling_start;
@@ -40,10 +41,17 @@ typedef struct dlm_sampling {
     int32_t *token;          /* (T) predictions */
     float *token_confidence; /* (T) */
     float *certainty;        /* (T) of the predictions */
+    double *log_probability; /* (T) of the predictions; as `committed`, only with a target */
+    double *committed;       /* (T) log-probabilities of tokens at their commitment, 0 where there was none */
     size_t forwards;
-    bool stopped; /* by the callback */
+    size_t *passes; /* (n) of the forward passes those with something to predict in each sequence */
+    bool stopped;   /* by the callback */
     dlm_arena arena;
 } dlm_sampling;
+
+/* Positions of n sequences together; DLM_ARGUMENT where the model does not take a length. */
+dlm_status dlm__sampling_total(const dlm_model *model, size_t n, const size_t *lengths, size_t *total,
+                               dlm_error *err);
 
 /* Checks the arguments; no sequence (n = 0) is for the caller to handle. */
 dlm_status dlm__sampling_create(const char *isa, const dlm_model *model, const dlm_sampling_start *start,
