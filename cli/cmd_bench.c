@@ -128,10 +128,10 @@ static json_t *describe(const bench_settings *settings, const dlm_model *model, 
         else
             (void)json_array_append_new(measurements[i].work == DLM_WORK_FORWARD ? forward : generate, one);
     }
-    return json_pack("{s:s, s:s, s:I, s:s, s:s?, s:s?, s:I, s:I, s:o, s:o, s:o}", "instruction_set",
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:s?, s:I, s:I, s:o, s:o, s:o}", "instruction_set",
                      dlm_instruction_set(), "backend", dlm_backend(), "threads",
                      (json_int_t)speeds[0].threads, "precision", precision_name(dlm_model_precision(model)),
-                     "model", settings->model.path, "preset",
+                     "model", json_name(settings->model.path), "preset",
                      settings->model.path == NULL ? preset_choices[settings->preset] : NULL, "parameters",
                      (json_int_t)parameters_of(model), "length", (json_int_t)length, "forward", forward,
                      "generate", generate, "train", train);

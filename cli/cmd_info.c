@@ -169,8 +169,8 @@ static json_t *describe_groups(const dlm_model *model) {
 static json_t *describe(const dlm_model *model) {
     const dlm_config *config = dlm_model_config(model);
     const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
-    json_t *all = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:s}", "source",
-                            dlm_model_source(model), "vocab_size", (json_int_t)config->vocab_size,
+    json_t *all = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:s}", "source",
+                            json_name(dlm_model_source(model)), "vocab_size", (json_int_t)config->vocab_size,
                             "max_seq_len", (json_int_t)config->max_seq_len, "hidden_size",
                             (json_int_t)config->hidden_size, "depth", (json_int_t)config->depth, "num_heads",
                             (json_int_t)config->num_heads, "mlp_ratio", config->mlp_ratio, "time",

@@ -245,9 +245,18 @@ static int get_tokenizer(const train_settings *settings, dlm_tokenizer **tokeniz
     return status;
 }
 
+/* What failed before there was a tokenizer leaves nothing behind that would be in the way of the next call.
+ */
+static void unmake_run(const train_settings *settings) {
+    if (run_has(settings, "tokenizer")) return;
+    char *path = join(settings->train.run, RUN_TEXT_FILE);
+    if (path != NULL) (void)unlink(path);
+    free(path);
+    (void)rmdir(settings->train.run);
+}
+
 static int make_run(const char *run) {
-    if (mkdir(run, 0777) == 0 || errno == EEXIST) return EXIT_DONE;
-    return fail("%s: %s", run, strerror(errno));
+    return make_folders(run) ? EXIT_DONE : fail("%s: %s", run, strerror(errno));
 }
 
 /* The text that the run was begun with is that of the command line, and read as it was, or this is refused.
@@ -310,9 +319,10 @@ static int make_data(const train_settings *settings, const char *data) {
                 "standard input can be read only once, and the tokenizer and the shards both need it; "
                 "-t names a tokenizer that is there");
     int status = make_run(settings->train.run);
-    dlm_tokenizer *tokenizer = NULL;
     if (status == EXIT_DONE) status = check_text(settings, false);
-    if (status == EXIT_DONE) status = get_tokenizer(settings, &tokenizer);
+    if (status != EXIT_DONE) return status;
+    dlm_tokenizer *tokenizer = NULL;
+    status = get_tokenizer(settings, &tokenizer);
     if (status == EXIT_DONE) {
         dlm_prepare_options prepare = dlm_prepare_defaults();
         prepare.seq_len = settings->train.seq_len;
@@ -322,6 +332,7 @@ static int make_data(const train_settings *settings, const char *data) {
         if (status == EXIT_DONE) say_data(data, &info);
     }
     dlm_tokenizer_free(tokenizer);
+    if (status != EXIT_DONE && stop_signal() == 0) unmake_run(settings);
     return status;
 }
 
@@ -437,10 +448,10 @@ static void show_events(run_state *run) {
 
 static json_t *describe(const run_state *run) {
     const dlm_train_report *report = &run->report;
-    json_t *all =
-        json_pack("{s:s, s:s?, s:I, s:f, s:I, s:f, s:f}", "run", run->settings->train.run, "checkpoint",
-                  report->checkpoint, "step", (json_int_t)report->step, "epoch", report->epoch, "tokens",
-                  (json_int_t)report->tokens, "seconds", report->seconds, "loss", report->loss);
+    json_t *all = json_pack("{s:o, s:o, s:I, s:f, s:I, s:f, s:f}", "run", json_name(run->settings->train.run),
+                            "checkpoint", json_name(report->checkpoint), "step", (json_int_t)report->step,
+                            "epoch", report->epoch, "tokens", (json_int_t)report->tokens, "seconds",
+                            report->seconds, "loss", report->loss);
     if (all == NULL || !run->evaluated) return all;
     (void)json_object_set_new(all, "eval_ce", json_number(run->eval_ce));
     (void)json_object_set_new(all, "eval_ppl", json_number(run->eval_ppl));

@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int print_json(json_t *value) {
@@ -19,6 +20,25 @@ int print_json(json_t *value) {
 
 json_t *json_text(const char *text, size_t n) {
     return json_stringn(text, n);
+}
+
+json_t *json_name(const char *name) {
+    if (name == NULL) return json_null();
+    json_t *plain = json_string(name);
+    if (plain != NULL) return plain;
+    char *shown = malloc(3 * strlen(name) + 1), *to = shown;
+    if (shown == NULL) return NULL;
+    for (; *name != 0; name++) {
+        if ((unsigned char)*name < 0x80) {
+            *to++ = *name;
+        } else {
+            memcpy(to, "\xef\xbf\xbd", 3);
+            to += 3;
+        }
+    }
+    plain = json_stringn(shown, (size_t)(to - shown));
+    free(shown);
+    return plain;
 }
 
 json_t *json_ids(const int32_t *ids, size_t n) {

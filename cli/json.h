@@ -14,6 +14,9 @@ int print_json(json_t *value);
 /* A string of n bytes of UTF-8, and an array of n ids; NULL without memory. */
 json_t *json_text(const char *text, size_t n);
 json_t *json_ids(const int32_t *ids, size_t n);
+/* The name of a file, NULL for none. JSON has no place for one that is not UTF-8: U+FFFD stands for each of
+ * its bytes beyond ASCII then. */
+json_t *json_name(const char *name);
 /* What could not be measured is not a number; JSON has null for it. */
 json_t *json_number(double value);
 /* A hash, as 16 hexadecimal digits: JSON numbers do not hold 64 bits. */

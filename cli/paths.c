@@ -4,6 +4,7 @@
 #include "terminal.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,22 @@ char *join(const char *dir, const char *name) {
     else
         (void)snprintf(path, size, "%s/%s", dir, name);
     return path;
+}
+
+bool make_folders(const char *path) {
+    char *part = strdup(path);
+    int code = part == NULL ? ENOMEM : 0;
+    for (char *end = part; code == 0 && *end != 0;) {
+        end += strspn(end, "/");
+        end += strcspn(end, "/");
+        const char after = *end;
+        *end = 0;
+        if (mkdir(part, 0777) != 0 && errno != EEXIST) code = errno;
+        *end = after;
+    }
+    free(part);
+    errno = code;
+    return code == 0;
 }
 
 bool exists(const char *path) {

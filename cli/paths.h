@@ -6,6 +6,8 @@
 
 /* dir/name, freed by the caller; NULL, said, without memory. */
 char *join(const char *dir, const char *name);
+/* Makes a folder and those that it is in; true when it is there. errno tells why not. */
+bool make_folders(const char *path);
 /* Is there a file or folder of that name; is it a folder without anything in it? */
 bool exists(const char *path);
 bool is_empty_folder(const char *path);

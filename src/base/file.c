@@ -111,6 +111,7 @@ dlm_status dlm__make_dirs(const char *path, dlm_error *err) {
         char after = *end;
         *end = 0;
         int code = mkdir(part, 0777) == 0 ? 0 : errno;
+        if (code == EEXIST) code = dlm__is_dir(part) ? 0 : ENOTDIR;
         if (code != 0 && !dlm__is_dir(part)) status = dlm__fail_errno(err, code, "making folder %s", part);
         *end = after;
     }

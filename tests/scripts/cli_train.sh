@@ -69,6 +69,9 @@ done
 rm "$work/again/text.json"
 refuses 1 'was made with a vocabulary of 300 tokens, not 290' train "$work/text" -o "$work/again" --resume --vocab-size 290
 refuses 1 'nosuch: No such file' train "$work/nosuch" -o "$work/no"
+: > "$work/blank"
+refuses 1 'the text is empty' train "$work/blank" -o "$work/no"
+refuses 1 "$work: Is a directory" train "$work" -o "$work/no"
 check 'nothing was made' test ! -e "$work/no"
 cp -r "$work/one" "$work/moved"
 mv "$work/one" "$work/away"
@@ -184,6 +187,12 @@ succeeds 'options' train -o "$work/options" --preset tiny --mlp-ratio 2 --time a
     --batch 2 --min-lr-ratio 0.2 --weight-decay 0.1 --clip 0.5 --ema 0.9 --optimizer adamw --tail-share 0.2 \
     --micro-tokens 64 --tokenizer "$T" --format separated --field text --invalid error --seq-len 32 --quiet "$work/text"
 check 'a preset' sh -c "'$PROGRAM' info '$work/options' | grep -q 'channels 128, blocks 4, heads 4'"
+# shellcheck disable=SC2086
+succeeds 'a name that is not UTF-8' train -d "$D" -o "$(printf '%s/\377' "$work")" $tiny --steps 1 --quiet --json
+check 'is printed as JSON can' wrote "$(printf '"run":"%s/\357\277\275",' "$work")"
+succeeds 'and told about' info "$(printf '%s/\377' "$work")" --json
+# shellcheck disable=SC2086
+succeeds 'in folders that are not there' train "$work/text" -o "$work/new/runs/one" $tiny --steps 1 --quiet
 # shellcheck disable=SC2086
 succeeds 'by the clock' train -d "$D" -o "$work/clock" $tiny --minutes 0.01 --quiet
 check 'every option was tried' covered train

@@ -1,8 +1,8 @@
 /* The memory of what reads text of any size does not grow with it.
  *
  * Each measurement is a child process, whose peak the system tells. The text is the corpus, 20 MB of it, read
- * twice or eight times. All threads share one arena of the allocator: else what it sets aside for each would be
- * measured, which depends on what thread happened to read. */
+ * twice or eight times. All threads share one arena of the allocator: else what it sets aside for each would
+ * be measured, which depends on what thread happened to read. */
 #include "check.h"
 
 #include "base/base.h"
