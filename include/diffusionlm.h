@@ -414,6 +414,17 @@ DLM_API dlm_status dlm_refine(const dlm_model *model, const dlm_refine_options *
                               size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                               dlm_error *err);
 
+/* As dlm_sample, of one sequence of any length n: where that is more than max_seq_len it is filled block by
+ * block, in windows of max_seq_len that begin `context` tokens before the first mask (0: half of
+ * max_seq_len; where the last window has room for more, more). What stands before that mask is fixed in the
+ * window, what stands behind the window is not seen. The end token is not drawn before the last window. Block
+ * 0 draws from (seed, index) as dlm_sample does, block j > 0 from streams of its own. options->steps is of
+ * each block, max_seconds of all. The callbacks see the whole sequence; what a step callback changes outside
+ * the window is undone. */
+DLM_API dlm_status dlm_sample_blocks(const dlm_model *model, const dlm_sample_options *options,
+                                     size_t context, size_t index, size_t n, int32_t *ids,
+                                     const uint8_t *fixed, size_t *forwards, dlm_error *err);
+
 /* A length for sample `index`, drawn from the model's histogram by (seed, index); without one, min(80,
  * max_seq_len). */
 DLM_API size_t dlm_sample_length(const dlm_model *model, uint64_t seed, size_t index);
@@ -421,6 +432,69 @@ DLM_API size_t dlm_sample_length(const dlm_model *model, uint64_t seed, size_t i
  * special tokens and the one leading space. Needs the model's tokenizer. */
 DLM_API dlm_status dlm_sample_text(const dlm_model *model, const int32_t *ids, size_t n, char **text,
                                    size_t *bytes, dlm_error *err);
+
+/* ---- templates
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+/* A text with blanks to fill in. Its fixed parts come back byte for byte in dlm_sample_text, and are encoded
+ * as in running text: a space before a blank belongs to the blank, whose first token then has to begin with
+ * one. A template that knows its end (one that was parsed, or has a suffix) is the whole text: a fixed end
+ * token stands behind it where the model knows one, and none may stand in its blanks. */
+typedef struct dlm_template dlm_template;
+
+/* So many tokens fill a blank; most 0: any number. */
+typedef struct dlm_blank {
+    size_t least, most;
+    bool space; /* the first one begins with a space */
+} dlm_blank;
+
+/* Text (UTF-8) with masks in it: [MASK] is a blank of one token, [MASK:8] of 8, [MASK:20-60] of any number
+ * between. DLM_ARGUMENT, by the place in bytes: a malformed mask, none, a special token, more tokens than the
+ * model takes. model is borrowed. */
+DLM_API dlm_status dlm_template_parse(const dlm_model *model, const char *text, size_t bytes,
+                                      dlm_template **parsed, dlm_error *err);
+/* A prompt (or NULL), a blank of any number of tokens, a suffix (or NULL). [MASK] in them is plain text. */
+DLM_API dlm_status dlm_template_around(const dlm_model *model, const char *prompt, size_t prompt_bytes,
+                                       const char *suffix, size_t suffix_bytes, dlm_template **made,
+                                       dlm_error *err);
+DLM_API void dlm_template_free(dlm_template *text);
+
+/* How many blanks; *blanks (may be NULL) gets them. */
+DLM_API size_t dlm_template_blanks(const dlm_template *text, const dlm_blank **blanks);
+/* Writes ids and fixed (NULL: does not) with lengths[i] masks for blank i, as dlm_sample takes them; returns
+ * how many positions that are. */
+DLM_API size_t dlm_template_layout(const dlm_template *text, const size_t *lengths, int32_t *ids,
+                                   uint8_t *fixed);
+/* The allow callback for sequences that are all of this layout; its user is a dlm_template_choice. */
+typedef struct dlm_template_choice {
+    const dlm_template *text;
+    const size_t *lengths; /* of the blanks */
+} dlm_template_choice;
+DLM_API void dlm_template_allow(void *choice, size_t sequence, size_t position, const int32_t *ids,
+                                uint8_t *allowed);
+
+typedef struct dlm_fill_options {
+    dlm_sample_options sample; /* the callbacks' sequence b is candidate b of those sampled at once */
+    size_t length;  /* 0: by the blanks; where one is of any number, drawn (dlm_sample_length). Else tokens of
+                       the whole text, its end included; beyond max_seq_len it is written block by block */
+    size_t tries;   /* 0: 8 where a blank has a range, else 1. Of so many candidates for each text the one of
+                       the least NELBO per token is kept. Lengths of ranges: all, if they are no more; else
+                       spread evenly over each */
+    size_t draws;   /* 16: masks of each candidate for its NELBO */
+    size_t context; /* 0: half of max_seq_len, for dlm_sample_blocks */
+    size_t at_once; /* 0: all candidates of the call are sampled together; else at most so many */
+} dlm_fill_options;
+DLM_API dlm_fill_options dlm_fill_defaults(void);
+
+/* Fills text (NULL: nothing is given, and the length any) n times. Text b is a function of (seed, first + b):
+ * its candidate k is sample (first + b) tries + k, of that seed, and sample.allow and sample.on_step are
+ * asked too. lengths (n); *ids gets the sum of them, packed, freed with dlm_free; nats_per_token (n) or NULL
+ * the NELBO per token of what was kept, up to its first end token, not a number with 1 try; *forwards (may be
+ * NULL) the passes of sampling. A step callback that stops: DLM_CANCELLED. */
+DLM_API dlm_status dlm_fill(const dlm_model *model, const dlm_template *text, const dlm_fill_options *options,
+                            size_t first, size_t n, size_t *lengths, int32_t **ids, double *nats_per_token,
+                            size_t *forwards, dlm_error *err);
 
 /* ---- likelihood
  * ----------------------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ typedef enum dlm_rng_purpose { /* keeps streams with equal coordinates apart; ap
                                DLM_RNG_LENGTH,   /* lengths of samples: a = index of the sample */
                                DLM_RNG_TEST,     /* tests */
                                DLM_RNG_REFINE,   /* refinement: a = index of the sample, b = pass */
+                               DLM_RNG_BLOCK,    /* seeds of a long text's blocks: a = block */
+                               DLM_RNG_FILL,     /* lengths of blanks: a = index of the text, b = blank */
                                DLM_RNG_MATCH,    /* documents to hold beside texts */
 } dlm_rng_purpose;
 

@@ -25,6 +25,11 @@ dlm_status dlm__replay_sample(const char *isa, const dlm_model *model, const dlm
                               size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                               const dlm_replay *replay, dlm_error *err);
 
+/* dlm_sample_blocks of more positions than the model takes; the allow callback is told this sequence number.
+ * *stopped: by the step callback. */
+dlm_status dlm__sample_blocks(const char *isa, const dlm_model *model, const dlm_sample_options *options,
+                              size_t context, size_t sequence, size_t index, size_t n, int32_t *ids,
+                              const uint8_t *fixed, size_t *forwards, bool *stopped, dlm_error *err);
 dlm_status dlm__refine(const char *isa, const dlm_model *model, const dlm_refine_options *options,
                        size_t first, size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                        dlm_error *err);

@@ -37,6 +37,7 @@ typedef struct symbol {
 
 struct dlm_encoder {
     const dlm_tokenizer *tokenizer;
+    bool continues; /* texts go on behind others */
     cache_entry *cache;
     size_t cache_size; /* a power of two */
     char *segment; /* the text between two added tokens, a space before it where one is due, KEY_BYTES zeros
@@ -65,6 +66,10 @@ dlm_encoder *dlm__encoder_create(const dlm_tokenizer *tokenizer, size_t bytes) {
         return NULL;
     }
     return encoder;
+}
+
+void dlm__encoder_continue(dlm_encoder *encoder, bool continues) {
+    encoder->continues = continues;
 }
 
 void dlm__encoder_free(dlm_encoder *encoder) {
@@ -288,7 +293,7 @@ static bool append_word(dlm_encoder *e, const char *word, size_t n, dlm_ids *ids
 /* Appends the ids of text (n > 0) without added tokens. */
 static bool append_segment(dlm_encoder *e, const char *text, size_t n, dlm_ids *ids) {
     const dlm_tokenizer *t = e->tokenizer;
-    size_t prefix = t->pre.add_prefix_space && text[0] != ' ', need;
+    size_t prefix = !e->continues && t->pre.add_prefix_space && text[0] != ' ', need;
     char *segment = dlm__size_add(n, prefix + KEY_BYTES, &need)
                         ? dlm__grow(e->segment, &e->segment_capacity, need, 1)
                         : NULL;

@@ -152,6 +152,8 @@ typedef struct dlm_encoder dlm_encoder;
  * megabyte; SIZE_MAX for the largest). The tokenizer must stay. NULL without memory. */
 dlm_encoder *dlm__encoder_create(const dlm_tokenizer *tokenizer, size_t bytes);
 void dlm__encoder_free(dlm_encoder *encoder);
+/* From now on texts are (or are not) the continuation of one: no space is put before them. */
+void dlm__encoder_continue(dlm_encoder *encoder, bool continues);
 
 /* Appends the ids of one text, which must be UTF-8 (DLM_FORMAT with the byte offset if not) and shorter than
  * 4 GiB. added_tokens: cut added tokens out first; else they are plain text. After an error the ids appended

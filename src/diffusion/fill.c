@@ -1,0 +1,323 @@
+/* Filling in a template: lengths for its blanks, candidates of these lengths, and the choice among them by
+ * their likelihood. */
+#include "diffusion/sampler.h"
+#include "diffusion/template.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TRIES_OF_RANGES ((size_t)8)
+#define TRIES_MOST      ((size_t)1000)
+
+/* A call's state: C = n tries candidates, those of text b from b tries on. */
+typedef struct fill {
+    const dlm_model *model;
+    const dlm_template *text;
+    const dlm_fill_options *options;
+    size_t first, n, tries, C;
+    size_t *blanks;     /* (C, blanks of the text) lengths */
+    size_t *lengths;    /* (C) of the candidates */
+    size_t *offsets;    /* (C + 1) */
+    uint32_t *shuffled; /* (tries) */
+    int32_t *ids;       /* (T) */
+    uint8_t *fixed;     /* (T) */
+    double *nats;       /* (C) NELBO per token */
+    size_t at;          /* first candidate of those sampled at the moment */
+    size_t forwards;
+    bool stopped;
+    dlm_arena arena;
+} fill;
+
+dlm_fill_options dlm_fill_defaults(void) {
+    return (dlm_fill_options){.sample = dlm_sample_defaults(), .draws = 16};
+}
+
+static size_t *blanks_of(const fill *f, size_t candidate) {
+    return f->blanks + candidate * f->text->n;
+}
+
+/* ---- lengths ----------------------------------------------------------------------------------------------
+ */
+
+static bool is_open(const dlm_blank *blank) {
+    return blank->most == 0;
+}
+
+/* How many combinations of lengths there are, at most `most`; that for a blank of any number. */
+static size_t combinations(const dlm_template *text, size_t most) {
+    size_t all = 1;
+    for (size_t i = 0; i < text->n; i++) {
+        const size_t own =
+            is_open(&text->blanks[i]) ? most : text->blanks[i].most - text->blanks[i].least + 1;
+        if (own >= most || all * own >= most) return most;
+        all *= own;
+    }
+    return all;
+}
+
+static size_t count_tries(const dlm_template *text, size_t wanted) {
+    bool ranges = false;
+    for (size_t i = 0; i < text->n; i++)
+        ranges |= !is_open(&text->blanks[i]) && text->blanks[i].most > text->blanks[i].least;
+    if (wanted == 0) wanted = ranges ? TRIES_OF_RANGES : 1;
+    return ranges ? combinations(text, wanted) : wanted;
+}
+
+/* The length of a whole text: the one asked for, or drawn until it leaves room, so that a long prompt gets
+ * the lengths of long texts. */
+static size_t whole_length(const fill *f, size_t candidate, size_t given) {
+    enum { DRAWS = 1000 };
+    const uint64_t seed = f->options->sample.seed;
+    if (f->options->length > 0) return f->options->length;
+    for (uint64_t i = 0; i < DRAWS; i++) {
+        const size_t length = dlm_sample_length(f->model, seed + i, f->first * f->tries + candidate);
+        if (length > given) return length;
+    }
+    return f->model->layout->config.max_seq_len;
+}
+
+/* Spread lengths of all blanks over the candidates of text b: each blank's range is cut into as many equal
+ * parts as there are candidates, and each of them gets a length in another part, in an order that is random
+ * but for the first blank (Latin hypercube sampling; McKay, Beckman, Conover 1979). */
+static void spread_lengths(fill *f, size_t b) {
+    for (size_t i = 0; i < f->text->n; i++) {
+        const dlm_blank *blank = &f->text->blanks[i];
+        const size_t own = blank->most - blank->least + 1;
+        dlm_rng rng = dlm__rng(f->options->sample.seed, DLM_RNG_FILL, (uint32_t)(f->first + b), (uint32_t)i);
+        dlm__rng_permutation(&rng, f->shuffled, f->tries);
+        for (size_t k = 0; k < f->tries; k++) {
+            const double part = i == 0 ? (double)k : (double)f->shuffled[k];
+            const double share = (part + dlm__rng_uniform(&rng)) / (double)f->tries;
+            const size_t more = (size_t)(share * (double)own);
+            blanks_of(f, b * f->tries + k)[i] = blank->least + (more < own ? more : own - 1);
+        }
+    }
+}
+
+static void choose_lengths(fill *f, size_t b) {
+    const dlm_template *text = f->text;
+    const size_t given = text->starts[text->n + 1], all = combinations(text, f->tries + 1);
+    for (size_t k = 0; k < f->tries; k++) {
+        const size_t c = b * f->tries + k;
+        size_t rest = k; /* a number whose digits are the lengths */
+        for (size_t i = 0; i < text->n; i++) {
+            const dlm_blank *blank = &text->blanks[i];
+            const size_t own = is_open(blank) ? 1 : blank->most - blank->least + 1;
+            blanks_of(f, c)[i] =
+                is_open(blank) ? whole_length(f, c, given) - given : blank->least + rest % own;
+            rest /= own;
+        }
+    }
+    if (all > f->tries && text->n > 0 && !is_open(&text->blanks[0])) spread_lengths(f, b);
+}
+
+/* ---- checks
+ * -------------------------------------------------------------------------------------------------
+ */
+
+static dlm_status check_length(const fill *f, dlm_error *err) {
+    const dlm_template *text = f->text;
+    const size_t limit = f->model->layout->config.max_seq_len, given = text->starts[text->n + 1];
+    const size_t length = f->options->length;
+    if (text->n != 1 || !is_open(&text->blanks[0])) {
+        if (length == 0) return DLM_OK;
+        return dlm__fail(err, DLM_ARGUMENT,
+                         "the length is asked to be %zu tokens, but the template's masks say how long it is",
+                         length);
+    }
+    if (length > 0 && given >= length)
+        return dlm__fail(err, DLM_ARGUMENT,
+                         "%zu tokens are given, which leaves nothing to write: the length is %zu", given,
+                         length);
+    if (length == 0 && given >= limit)
+        return dlm__fail(err, DLM_ARGUMENT,
+                         "%zu tokens are given, which leaves nothing to write: the model takes at most %zu, "
+                         "unless a greater length is asked for",
+                         given, limit);
+    if (length > UINT32_MAX)
+        return dlm__fail(err, DLM_ARGUMENT, "a length of %zu tokens is more than %lu", length,
+                         (unsigned long)UINT32_MAX);
+    return DLM_OK;
+}
+
+static dlm_status check_options(const fill *f, dlm_error *err) {
+    if (f->options->tries > TRIES_MOST)
+        return dlm__fail(err, DLM_ARGUMENT, "%zu tries are more than %zu", f->options->tries, TRIES_MOST);
+    if (f->first > UINT32_MAX / f->tries || f->n > UINT32_MAX / f->tries - f->first)
+        return dlm__fail(err, DLM_ARGUMENT,
+                         "%zu texts from index %zu on, of %zu tries, pass the last index, %lu", f->n,
+                         f->first, f->tries, (unsigned long)UINT32_MAX);
+    return check_length(f, err);
+}
+
+/* ---- candidates
+ * ----------------------------------------------------------------------------------------------
+ */
+
+static bool on_step(void *user, const dlm_sample_step *step) {
+    fill *f = user;
+    const dlm_sample_options *sample = &f->options->sample;
+    f->stopped = sample->on_step != NULL && sample->on_step(sample->user, step);
+    return f->stopped;
+}
+
+static void allow(void *user, size_t sequence, size_t position, const int32_t *ids, uint8_t *allowed) {
+    fill *f = user;
+    const dlm_sample_options *sample = &f->options->sample;
+    dlm_template_choice choice = {f->text, blanks_of(f, f->at + sequence)};
+    dlm_template_allow(&choice, sequence, position, ids, allowed);
+    if (sample->allow != NULL) sample->allow(sample->allow_user, sequence, position, ids, allowed);
+}
+
+/* Samples m candidates from f->at on: all at once, or one that is longer than the model takes. */
+static dlm_status sample(fill *f, const dlm_sample_options *options, size_t m, dlm_error *err) {
+    const size_t limit = f->model->layout->config.max_seq_len, at = f->at, start = f->offsets[at];
+    const size_t index = f->first * f->tries + at;
+    size_t forwards = 0;
+    dlm_status status;
+    if (f->lengths[at] > limit)
+        status = dlm__sample_blocks(NULL, f->model, options, f->options->context, 0, index, f->lengths[at],
+                                    f->ids + start, f->fixed + start, &forwards, &f->stopped, err);
+    else
+        status = dlm_sample(f->model, options, index, m, f->lengths + at, f->ids + start, f->fixed + start,
+                            NULL, &forwards, err);
+    f->forwards += forwards;
+    return status;
+}
+
+static dlm_status sample_all(fill *f, dlm_error *err) {
+    const size_t limit = f->model->layout->config.max_seq_len;
+    const size_t most = f->options->at_once > 0 ? f->options->at_once : f->C;
+    dlm_sample_options options = f->options->sample;
+    options.on_step = options.on_step != NULL ? on_step : NULL;
+    options.user = f;
+    if (dlm__template_restricts(f->text)) {
+        options.allow = allow;
+        options.allow_user = f;
+    }
+    for (f->at = 0; f->at < f->C && !f->stopped;) {
+        size_t m = 1;
+        while (m < most && f->at + m < f->C && f->lengths[f->at] <= limit && f->lengths[f->at + m] <= limit)
+            m++;
+        DLM_TRY(sample(f, &options, m, err));
+        f->at += m;
+    }
+    return f->stopped ? dlm__fail(err, DLM_CANCELLED, "stopped by the step callback") : DLM_OK;
+}
+
+/* ---- the choice
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* What counts of candidate c: up to its first end token. What stands behind that costs next to nothing for
+ * each token, so it would make short texts look good. */
+static size_t scored_length(const fill *f, size_t c) {
+    const int32_t *ids = f->ids + f->offsets[c];
+    size_t n = 0;
+    if (!f->model->layout->config.end_token || f->model->end_id < 0) return f->lengths[c];
+    while (n < f->lengths[c] && ids[n] != f->model->end_id) n++;
+    return n < f->lengths[c] ? n + 1 : n;
+}
+
+/* NELBO per token of the candidates of text b, a long one by consecutive windows as in training. Candidates
+ * of one length get the same masks. */
+static dlm_status score(fill *f, size_t b, dlm_error *err) {
+    const size_t limit = f->model->layout->config.max_seq_len;
+    dlm_nelbo_options options = dlm_nelbo_defaults();
+    options.draws = f->options->draws;
+    for (size_t k = 0; k < f->tries; k++) {
+        const size_t c = b * f->tries + k, n = scored_length(f, c);
+        f->nats[c] = 0;
+        for (size_t at = 0; at < n; at += limit) {
+            const size_t window = n - at < limit ? n - at : limit;
+            double nats;
+            options.seed = 1 + at / limit;
+            DLM_TRY(dlm_nelbo(f->model, &options, 1, &window, f->ids + f->offsets[c] + at, &nats, NULL, err));
+            f->nats[c] += nats / (double)n;
+        }
+    }
+    return DLM_OK;
+}
+
+/* Of each text the best candidate, moved to the front of ids. */
+static dlm_status keep_best(fill *f, size_t *lengths, double *nats_per_token, dlm_error *err) {
+    size_t end = 0;
+    for (size_t b = 0; b < f->n; b++) {
+        size_t best = b * f->tries;
+        if (f->tries > 1) DLM_TRY(score(f, b, err));
+        for (size_t k = 1; k < f->tries; k++)
+            if (f->nats[b * f->tries + k] < f->nats[best]) best = b * f->tries + k;
+        memmove(f->ids + end, f->ids + f->offsets[best], f->lengths[best] * sizeof *f->ids);
+        lengths[b] = f->lengths[best];
+        end += lengths[b];
+        if (nats_per_token != NULL) nats_per_token[b] = f->tries > 1 ? f->nats[best] : (double)NAN;
+    }
+    return DLM_OK;
+}
+
+/* ---- the call
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static void layout(fill *f) {
+    size_t lengths;
+    if (!dlm__size_mul(f->C, f->text->n, &lengths)) f->arena.overflow = true;
+    f->blanks = dlm__arena_take(&f->arena, lengths, sizeof *f->blanks);
+    f->lengths = dlm__arena_take(&f->arena, f->C, sizeof *f->lengths);
+    f->offsets = dlm__arena_take(&f->arena, f->C + 1, sizeof *f->offsets);
+    f->shuffled = dlm__arena_take(&f->arena, f->tries, sizeof *f->shuffled);
+    f->nats = dlm__arena_take(&f->arena, f->C, sizeof *f->nats);
+}
+
+static dlm_status lay_out_candidates(fill *f, dlm_error *err) {
+    layout(f);
+    DLM_TRY(dlm__arena_allocate(&f->arena, "candidates", err));
+    layout(f);
+    for (size_t b = 0; b < f->n; b++) choose_lengths(f, b);
+    for (size_t c = 0; c < f->C; c++) {
+        f->lengths[c] = dlm_template_layout(f->text, blanks_of(f, c), NULL, NULL);
+        if (!dlm__size_add(f->offsets[c], f->lengths[c], &f->offsets[c + 1]))
+            return dlm__fail_memory(err, "candidates", f->lengths[c]);
+    }
+    const size_t T = f->offsets[f->C];
+    f->ids = dlm__calloc(T, sizeof *f->ids);
+    f->fixed = dlm__calloc(T, sizeof *f->fixed);
+    if (f->ids == NULL || f->fixed == NULL) return dlm__fail_memory(err, "candidates", T * sizeof *f->ids);
+    for (size_t c = 0; c < f->C; c++)
+        (void)dlm_template_layout(f->text, blanks_of(f, c), f->ids + f->offsets[c], f->fixed + f->offsets[c]);
+    return DLM_OK;
+}
+
+static dlm_status run(fill *f, size_t *lengths, double *nats_per_token, dlm_error *err) {
+    if (f->text->model != f->model)
+        return dlm__fail(err, DLM_ARGUMENT, "the template was made for another model");
+    if (f->options->draws == 0) return dlm__fail(err, DLM_ARGUMENT, "0 draws tell nothing of a likelihood");
+    f->tries = count_tries(f->text, f->options->tries);
+    DLM_TRY(check_options(f, err));
+    f->C = f->n * f->tries;
+    DLM_TRY(lay_out_candidates(f, err));
+    DLM_TRY(sample_all(f, err));
+    return keep_best(f, lengths, nats_per_token, err);
+}
+
+dlm_status dlm_fill(const dlm_model *model, const dlm_template *text, const dlm_fill_options *options,
+                    size_t first, size_t n, size_t *lengths, int32_t **ids, double *nats_per_token,
+                    size_t *forwards, dlm_error *err) {
+    *ids = NULL;
+    if (forwards != NULL) *forwards = 0;
+    dlm_template *nothing = NULL;
+    if (text == NULL) DLM_TRY(dlm_template_around(model, NULL, 0, NULL, 0, &nothing, err));
+    fill f = {
+        .model = model, .text = text != NULL ? text : nothing, .options = options, .first = first, .n = n};
+    const dlm_status status = run(&f, lengths, nats_per_token, err);
+    if (forwards != NULL) *forwards = f.forwards;
+    if (status == DLM_OK)
+        *ids = f.ids;
+    else
+        free(f.ids);
+    free(f.fixed);
+    dlm__arena_free(&f.arena);
+    dlm_template_free(nothing);
+    return status;
+}
