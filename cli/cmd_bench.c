@@ -176,12 +176,11 @@ static int run(const void *given) {
 const command command_bench = {
     .name = "bench",
     .summary = "this machine's speed",
-    .description =
-        "Measures how fast this machine computes with a model, or with random weights of a preset and 8192 "
-        "tokens in its vocabulary: forward passes with the logits of every position, texts by generate's "
-        "defaults, and a training step of as many of the longest sequences as train takes, with as many "
-        "tokens masked as the model's schedule has it. Each is repeated and the median shown; what else the "
-        "machine does slows it down.",
+    .description = "Measures how fast this machine computes with a model, or with random weights of a preset "
+                   "and 8192 tokens in its vocabulary: forward passes with the logits of every position, "
+                   "texts by generate's defaults, and a training step of as many of the longest sequences as "
+                   "train takes, with as many tokens masked as the model's schedule has it. Each is repeated "
+                   "and the median shown; what else the machine does slows it down.",
     .example = "diffusionlm bench --preset tiny",
     .options = options,
     .settings_size = sizeof(bench_settings),

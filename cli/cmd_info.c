@@ -28,8 +28,7 @@ static const option options[] = {
     OPTION_ROW(info_settings, shared.json, .name = "json", .kind = OPTION_FLAG, .help = "print it as JSON"),
     {0}};
 
-/* ---- groups of parameters -------------------------------------------------------------------------------
- */
+/* ---- groups of parameters ----------------------------------------------------------------------------- */
 
 /* What a parameter belongs to: its name without the block's number and without what follows the module. */
 static void group_name(const char *name, char *group, size_t size) {
@@ -87,8 +86,7 @@ static void write_shape(const dlm_parameter *parameter, char *buffer, size_t siz
             (size_t)snprintf(buffer + used, size - used, "%s%zu", i == 0 ? "" : " x ", parameter->shape[i]);
 }
 
-/* ---- the two forms of output ----------------------------------------------------------------------------
- */
+/* ---- the two forms of output -------------------------------------------------------------------------- */
 
 static void print_lengths(const dlm_model *model) {
     size_t n;
@@ -213,10 +211,9 @@ const command command_info = {
     .min_operands = 1,
     .max_operands = 1,
     .summary = "what a model is: config, parameters, tokenizer, source",
-    .description =
-        "Tells about a model (a model folder, a run folder or a .safetensors file) without reading "
-        "its weights: its config, its parameters by group (with --verbose one by one), how they are "
-        "stored and where they came from.",
+    .description = "Tells about a model (a model folder, a run folder or a .safetensors file) without "
+                   "reading its weights: its config, its parameters by group (with --verbose one by one), "
+                   "how they are stored and where they came from.",
     .example = "diffusionlm info run",
     .options = options,
     .settings_size = sizeof(info_settings),

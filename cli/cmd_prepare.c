@@ -95,13 +95,11 @@ const command command_prepare = {
     .min_operands = 1,
     .max_operands = SIZE_MAX,
     .summary = "text to token shards, which training and evaluation read",
-    .description =
-        "Encodes the documents of text files, in their order and on all processors, into a new folder of "
-        "token "
-        "shards with the tokenizer beside them. Special tokens such as [MASK] in the text are plain text. An "
-        "interrupted run leaves nothing under the name of DATA.\n\nDocuments stand between lines "
-        "<|endoftext|>, or as --format says. Files compressed with gzip or Zstandard are decompressed; - is "
-        "standard input.",
+    .description = "Encodes the documents of text files, in their order and on all processors, into a new "
+                   "folder of token shards with the tokenizer beside them. Special tokens such as [MASK] in "
+                   "the text are plain text. An interrupted run leaves nothing under the name of "
+                   "DATA.\n\nDocuments stand between lines <|endoftext|>, or as --format says. Files "
+                   "compressed with gzip or Zstandard are decompressed; - is standard input.",
     .example = "diffusionlm prepare stories.txt -t tokenizer -o data",
     .options = options,
     .settings_size = sizeof(prepare_settings),

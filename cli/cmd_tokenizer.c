@@ -92,11 +92,10 @@ const command command_tokenizer_train = {
     .min_operands = 1,
     .max_operands = SIZE_MAX,
     .summary = "learns a byte-level BPE vocabulary from text",
-    .description = "Learns a byte-level BPE vocabulary from text files and writes it as tokenizer.json, "
-                   "which Hugging Face "
-                   "tokenizers and transformers load too. Files compressed with gzip or Zstandard are "
-                   "decompressed; - is "
-                   "standard input. The result does not depend on the number of threads.",
+    .description =
+        "Learns a byte-level BPE vocabulary from text files and writes it as tokenizer.json, which Hugging "
+        "Face tokenizers and transformers load too. Files compressed with gzip or Zstandard are "
+        "decompressed; - is standard input. The result does not depend on the number of threads.",
     .example = "diffusionlm tokenizer train stories.txt -o tokenizer --vocab-size 4096",
     .options = train_options,
     .settings_size = sizeof(train_settings),
@@ -195,12 +194,10 @@ const command command_tokenizer_encode = {
     .operands = "[FILE...]",
     .max_operands = SIZE_MAX,
     .summary = "text to ids",
-    .description =
-        "Turns text (standard input without FILE) into token ids: a line of numbers for each document, which "
-        "unless --format says otherwise is a whole file. [MASK] and the other added tokens are read as such, "
-        "as "
-        "the Hugging Face library does.\n\nWith --json each line of input is one JSON value and --format, "
-        "--field and --invalid do not apply.",
+    .description = "Turns text (standard input without FILE) into token ids: a line of numbers for each "
+                   "document, which unless --format says otherwise is a whole file. [MASK] and the other "
+                   "added tokens are read as such, as the Hugging Face library does.\n\nWith --json each "
+                   "line of input is one JSON value and --format, --field and --invalid do not apply.",
     .example = "echo 'Once upon a time' | diffusionlm tokenizer encode -t tokenizer",
     .options = encode_options,
     .settings_size = sizeof(use_settings),
@@ -333,9 +330,8 @@ static int info(const void *given) {
 const command command_tokenizer_info = {
     .name = "tokenizer info",
     .summary = "what a tokenizer holds",
-    .description =
-        "Tells the size of a tokenizer's vocabulary, its special tokens, and the hash by which token "
-        "shards and models recognise it.",
+    .description = "Tells the size of a tokenizer's vocabulary, its special tokens, and the hash by which "
+                   "token shards and models recognise it.",
     .example = "diffusionlm tokenizer info -t tokenizer",
     .options = info_options,
     .settings_size = sizeof(use_settings),

@@ -190,8 +190,7 @@ static int check_usage(const train_settings *settings) {
     return EXIT_USAGE;
 }
 
-/* ---- from text files: tokenizer and shards, each whole or absent ----------------------------------------
- */
+/* ---- from text files: tokenizer and shards, each whole or absent -------------------------------------- */
 
 /* More text fills more tokens with enough occurrences to learn from. Compressed text is about three times as
  * long as its file. */
@@ -315,9 +314,8 @@ static int make_data(const train_settings *settings, const char *data) {
             return fail("%s: %s", settings->shared.operands[i], strerror(errno));
     for (size_t i = 0; i < settings->shared.n_operands && settings->tokenizer == NULL; i++)
         if (strcmp(settings->shared.operands[i], "-") == 0)
-            return fail(
-                "standard input can be read only once, and the tokenizer and the shards both need it; "
-                "-t names a tokenizer that is there");
+            return fail("standard input can be read only once, and the tokenizer and the shards both need "
+                        "it; -t names a tokenizer that is there");
     int status = make_run(settings->train.run);
     if (status == EXIT_DONE) status = check_text(settings, false);
     if (status != EXIT_DONE) return status;
@@ -382,8 +380,7 @@ static void say_start(const run_state *run) {
     write_count(data.tokens, tokens, sizeof tokens);
     write_count(data.documents, documents, sizeof documents);
     say("%s: vocabulary %zu, %zu channels, %zu blocks, %zu heads, sequences up to %zu tokens; data: %s "
-        "documents, "
-        "%s tokens",
+        "documents, %s tokens",
         run->settings->train.run, config->vocab_size, config->hidden_size, config->depth, config->num_heads,
         config->max_seq_len, documents, tokens);
     const dlm_train_options *train = &run->settings->train;
@@ -540,14 +537,11 @@ const command command_train = {
     .operands = "[FILE...]",
     .max_operands = SIZE_MAX,
     .summary = "trains a model",
-    .description =
-        "Trains a model on token shards (-d), or on text files: then a tokenizer is made in RUN/tokenizer "
-        "and the "
-        "shards in RUN/data first.\n\nRUN gets checkpoints, log.csv, TensorBoard event files and "
-        "samples.txt. "
-        "Ctrl-C and SIGTERM finish the step, save everything and say how to go on; the run then ends with "
-        "the "
-        "same bytes as one that was never stopped. A run that exists is only touched with --resume.",
+    .description = "Trains a model on token shards (-d), or on text files: then a tokenizer is made in "
+                   "RUN/tokenizer and the shards in RUN/data first.\n\nRUN gets checkpoints, log.csv, "
+                   "TensorBoard event files and samples.txt. Ctrl-C and SIGTERM finish the step, save "
+                   "everything and say how to go on; the run then ends with the same bytes as one that was "
+                   "never stopped. A run that exists is only touched with --resume.",
     .example = "diffusionlm train stories.txt -o run --preset tiny --minutes 5",
     .options = options,
     .settings_size = sizeof(train_settings),

@@ -30,8 +30,7 @@ static void for_options(const command *what, void (*print)(const command *, cons
     for (const option *shared = common_options; shared->name != NULL; shared++) print(what, shared);
 }
 
-/* ---- the words of commands: "tokenizer train" is two ----------------------------------------------------
- */
+/* ---- the words of commands: "tokenizer train" is two -------------------------------------------------- */
 
 /* Is command i the first with its first word? n gets that word's bytes. */
 static bool first_of_group(size_t i, size_t *n) {
@@ -62,8 +61,7 @@ static void print_first_words(void) {
     }
 }
 
-/* ---- bash -----------------------------------------------------------------------------------------------
- */
+/* ---- bash --------------------------------------------------------------------------------------------- */
 
 static void bash_option_name(const command *what, const option *row) {
     (void)what;
@@ -128,8 +126,7 @@ static void print_bash(void) {
            "    esac\n}\ncomplete -F _diffusionlm diffusionlm\n");
 }
 
-/* ---- zsh ------------------------------------------------------------------------------------------------
- */
+/* ---- zsh ---------------------------------------------------------------------------------------------- */
 
 /* Inside single quotes, and with what ends a field of _arguments escaped. */
 static void print_zsh_text(const char *text) {
@@ -192,8 +189,7 @@ static void print_zsh(void) {
     printf("    esac\n}\n_diffusionlm \"$@\"\n");
 }
 
-/* ---- fish -----------------------------------------------------------------------------------------------
- */
+/* ---- fish --------------------------------------------------------------------------------------------- */
 
 static void print_fish_text(const char *text) {
     for (; *text != 0; text++) {

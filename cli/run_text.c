@@ -53,8 +53,7 @@ int run_text_write(const char *path, const run_text *text) {
     return status;
 }
 
-/* ---- what differs ----------------------------------------------------------------------------------------
- */
+/* ---- what differs ------------------------------------------------------------------------------------- */
 
 static int differs(const char *run, const char *what, const char *was, const char *is) {
     return fail("%s goes on with other text than it began with: %s was %s, is %s", run, what, was, is);

@@ -16,8 +16,7 @@ void adjust_sampling(sampling_choice *choice) {
     if (choice->options.remask != DLM_REMASK_NONE) choice->options.order = DLM_ORDER_ANCESTRAL;
 }
 
-/* ---- banned tokens ---------------------------------------------------------------------------------------
- */
+/* ---- banned tokens ------------------------------------------------------------------------------------ */
 
 typedef struct ban_list {
     int32_t *ids;

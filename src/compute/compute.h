@@ -121,9 +121,7 @@ void dlm__gather_rows(dlm_compute *compute, size_t R, size_t C, const int32_t *r
 void dlm__scatter_add_rows(dlm_compute *compute, size_t R, size_t C, const int32_t *rows, const float *dout,
                            float *dh);
 
-/* ---- attention
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- attention ---------------------------------------------------------------------------------------- */
 
 /* cos and sin (Lmax, D/2 each) of position * 10000^(-2i/D), computed in float32 as PyTorch does. */
 void dlm__rotary_table(size_t Lmax, size_t D, float *cos_table, float *sin_table);
@@ -140,9 +138,7 @@ void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, 
 void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv,
                              const float *lse, const float *d_o, float *dqkv);
 
-/* ---- softmax and loss
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- softmax and loss --------------------------------------------------------------------------------- */
 
 /* Each row of x (R,V) becomes softmax(x * scale), scale > 0. -inf gives exactly 0. */
 void dlm__softmax(dlm_compute *compute, size_t R, size_t V, float scale, float *x);
@@ -151,9 +147,7 @@ void dlm__softmax(dlm_compute *compute, size_t R, size_t V, float scale, float *
 void dlm__cross_entropy(dlm_compute *compute, size_t R, size_t V, const float *logits, const int32_t *targets,
                         const float *weight, float *ce, void *dlogits, dlm_dtype type);
 
-/* ---- optimiser
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- optimiser ---------------------------------------------------------------------------------------- */
 
 /* Sum of squares in double, in an order that depends on n and the threads alone; not finite when an element
  * is not. */

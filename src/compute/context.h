@@ -53,8 +53,7 @@ static inline size_t dlm__segment_of(dlm_segments seg, size_t row) {
     return low;
 }
 
-/* ---- oneDNN (product_onednn.c; only in builds with it)
- * ---------------------------------------------------------------------------------------- */
+/* ---- oneDNN (product_onednn.c; only in builds with it) ------------------------------------------------ */
 
 dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err);
 void dlm__onednn_free(dlm_onednn *onednn);

@@ -98,8 +98,7 @@ double dlm__sum_of_squares(dlm_compute *compute, size_t n, const float *x) {
     return total;
 }
 
-/* ---- time
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- time --------------------------------------------------------------------------------------------- */
 
 /* exp of the float32 exponent -ln(10000) i/128 (itself rounded twice), to the nearest float; but three of the
  * 128 as PyTorch has them, one unit up: models were trained with those, angles reach 1000, and what the last

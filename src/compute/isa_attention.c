@@ -7,8 +7,7 @@
  * is small enough, and needs one pass less over the output. */
 #include "compute/isa.h"
 
-/* ---- small products
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- small products ----------------------------------------------------------------------------------- */
 
 /* A tile of the result is held in registers: 24 accumulators of 32 registers, or 12 of 16. */
 #if defined(__AVX512F__)
@@ -82,9 +81,7 @@ INLINE left columns_of(const float *x, size_t stride) {
     return (left){x, 1, stride};
 }
 
-/* ---- panels
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- panels ------------------------------------------------------------------------------------------- */
 
 /* to (n, width) = factor * x (n, D), rows of x `stride` apart; columns D .. width - 1 are 0. */
 static void pack(size_t n, size_t D, size_t width, const float *x, size_t stride, float factor, float *to) {
@@ -146,9 +143,7 @@ static size_t padded(size_t n) {
     return (n + W - 1) / W * W;
 }
 
-/* ---- forward
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* ---- forward ------------------------------------------------------------------------------------------ */
 
 /* Scores behind L, in the last vector of a row, become -inf: their exponential is 0. */
 static void close_row(size_t L, float *s) {
@@ -207,9 +202,7 @@ void KERNEL(attention)(const dlm_head *head, size_t first, size_t last, void *o,
     }
 }
 
-/* ---- backward
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- backward ----------------------------------------------------------------------------------------- */
 
 /* p (L) = exp(score - lse), in place of the scores, and ds = p (dp - sum p dp), in place of dp. */
 static void slopes(size_t L, float *p, float *dp, float lse) {

@@ -98,9 +98,7 @@ void KERNEL(silu_backward)(size_t n, const float *x, const float *dy, float *dx)
     }
 }
 
-/* ---- sums
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- sums --------------------------------------------------------------------------------------------- */
 
 /* Rows are added eight at a time before they meet the running sum, which keeps its rounding error small. */
 enum { GROUP = 8 };

@@ -2,8 +2,7 @@
  * fits the first or second cache, so it is read as often as is convenient. */
 #include "compute/isa.h"
 
-/* ---- modulated norm
- * -------------------------------------------------------------------------------------------------- */
+/* ---- modulated norm ----------------------------------------------------------------------------------- */
 
 static float row_mean(size_t C, const float *x) {
     vf sum = vf_all(0), sum2 = vf_all(0);
@@ -130,8 +129,7 @@ void KERNEL(modulated_norm_backward)(size_t rows, size_t C, const float *da, con
     }
 }
 
-/* ---- gated residual
- * -------------------------------------------------------------------------------------------------- */
+/* ---- gated residual ----------------------------------------------------------------------------------- */
 
 void KERNEL(gated_residual)(size_t rows, size_t C, const float *h, const float *gate, const float *y,
                             float *out) {
@@ -165,8 +163,7 @@ void KERNEL(gated_residual_backward)(size_t rows, size_t C, const float *dout, c
     }
 }
 
-/* ---- rotation
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- rotation ----------------------------------------------------------------------------------------- */
 
 INLINE void turn(vf c, vf s, vf *a, vf *b) {
     const vf old = *a;
@@ -195,8 +192,7 @@ void KERNEL(rotate)(size_t H, size_t D, const float *cosine, const float *sine, 
     }
 }
 
-/* ---- softmax and loss
- * ------------------------------------------------------------------------------------------------ */
+/* ---- softmax and loss --------------------------------------------------------------------------------- */
 
 static float row_largest(size_t V, const float *x) {
     vf largest = vf_all(-INFINITY), largest2 = largest;

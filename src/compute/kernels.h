@@ -99,8 +99,7 @@ size_t dlm__attention_scratch(size_t L, size_t D);
 void dlm__reference_product(const dlm_product *product, size_t first, size_t last, const void *A,
                             const float *B, const float *bias, float *Y);
 
-/* ---- elements of either type
- * ------------------------------------------------------------------------------------- */
+/* ---- elements of either type -------------------------------------------------------------------------- */
 
 /* The address of element i. */
 static inline void *dlm__element(void *x, dlm_dtype type, size_t i) {

@@ -40,8 +40,7 @@ static dlm_status failed(dlm_error *err, dnnl_status_t status, const char *what,
                      p->M, p->K, p->K, p->N, p->type == DLM_BF16 ? "bfloat16" : "float32", (int)status);
 }
 
-/* ---- what differs between versions 2 and 3
- * ------------------------------------------------------------------------------------ */
+/* ---- what differs between versions 2 and 3 ------------------------------------------------------------ */
 
 #if DNNL_VERSION_MAJOR >= 3
 
@@ -102,8 +101,7 @@ static dnnl_status_t make_plan(dnnl_primitive_desc_t *plan, dnnl_engine_t engine
 
 #endif
 
-/* ---- preparing
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- preparing ---------------------------------------------------------------------------------------- */
 
 /* A (rows, columns) matrix whose rows are `stride` elements apart, or that is stored transposed. */
 static dnnl_status_t describe_matrix(description *d, size_t rows, size_t columns, size_t stride,
@@ -164,8 +162,7 @@ static dnnl_status_t prepare(prepared *entry, const shape *s, dnnl_engine_t engi
     return status;
 }
 
-/* ---- the table
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the table ---------------------------------------------------------------------------------------- */
 
 static bool same(const shape *a, const shape *b) {
     const dlm_product *p = &a->product, *q = &b->product;
@@ -209,8 +206,7 @@ static bool make_room(dlm_onednn *onednn) {
     return true;
 }
 
-/* ---- interface
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- interface ---------------------------------------------------------------------------------------- */
 
 dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err) {
     dlm_onednn *made = dlm__calloc(1, sizeof *made);

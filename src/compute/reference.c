@@ -40,8 +40,7 @@ static double dot(size_t n, const float *a, const float *b) {
     return sum;
 }
 
-/* ---- elements
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- elements ----------------------------------------------------------------------------------------- */
 
 static void add(size_t n, const float *a, const float *b, float *y) {
     for (size_t i = 0; i < n; i++) y[i] = a[i] + b[i];
@@ -97,8 +96,7 @@ static void column_sum(size_t rows, size_t N, size_t first, size_t n, const void
     }
 }
 
-/* ---- rows
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- rows --------------------------------------------------------------------------------------------- */
 
 static void modulated_norm(size_t rows, size_t C, const float *h, const float *shift, const float *scale,
                            float *mean, float *rstd, void *a, dlm_dtype type) {
@@ -160,8 +158,7 @@ static void gated_residual_backward(size_t rows, size_t C, const float *dout, co
         }
 }
 
-/* ---- attention
- * --------------------------------------------------------------------------------------------------- */
+/* ---- attention ---------------------------------------------------------------------------------------- */
 
 static void rotate(size_t H, size_t D, const float *cosine, const float *sine, bool inverse, float *x) {
     const size_t half = D / 2;
@@ -229,8 +226,7 @@ static void attention_backward(const dlm_head *head, const float *lse, size_t ls
     }
 }
 
-/* ---- softmax and loss
- * -------------------------------------------------------------------------------------------- */
+/* ---- softmax and loss --------------------------------------------------------------------------------- */
 
 static double largest_of(size_t n, const float *x) {
     double largest = -INFINITY;
@@ -258,8 +254,7 @@ static float cross_entropy(size_t V, const float *logits, size_t target, float w
     return (float)ce;
 }
 
-/* ---- optimisers
- * -------------------------------------------------------------------------------------------------- */
+/* ---- optimisers --------------------------------------------------------------------------------------- */
 
 static double sum_of_squares(size_t n, const float *x) {
     return dot(n, x, x);
@@ -301,8 +296,7 @@ static void muon_update(size_t n, float shrink, float step, const void *x, dlm_d
     }
 }
 
-/* ---- products
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- products ----------------------------------------------------------------------------------------- */
 
 /* Each element sums over k in order, in float32. The loop over columns is the inner one so that it runs along
  * rows of B and Y. */

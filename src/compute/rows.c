@@ -20,8 +20,7 @@ static size_t stretch(dlm_segments seg, size_t row, size_t last, size_t *segment
     return seg.offsets[*segment + 1] < last ? seg.offsets[*segment + 1] : last;
 }
 
-/* ---- embedding
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- embedding ---------------------------------------------------------------------------------------- */
 
 void dlm__embed(dlm_compute *compute, dlm_segments seg, size_t C, const int32_t *ids, const float *tok,
                 const float *pos, float *h) {
@@ -84,8 +83,7 @@ void dlm__scatter_add_rows(dlm_compute *compute, size_t R, size_t C, const int32
     }
 }
 
-/* ---- norm and residual
- * -------------------------------------------------------------------------------------------- */
+/* ---- norm and residual -------------------------------------------------------------------------------- */
 
 void dlm__modulated_norm(dlm_compute *compute, dlm_segments seg, size_t C, const float *h, const float *shift,
                          const float *scale, size_t stride, float *mean, float *rstd, void *a,
@@ -198,8 +196,7 @@ void dlm__gated_residual_backward(dlm_compute *compute, dlm_segments seg, size_t
     partial_sums_end(compute, &sums, team, seg, 0, C, dgate, dstride);
 }
 
-/* ---- softmax and loss
- * -------------------------------------------------------------------------------------------- */
+/* ---- softmax and loss --------------------------------------------------------------------------------- */
 
 void dlm__softmax(dlm_compute *compute, size_t R, size_t V, float scale, float *x) {
     const int team = team_for(R, V);

@@ -40,8 +40,7 @@ typedef uint16_t vh __attribute__((vector_size(W * sizeof(uint16_t)))); /* W bfl
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
-/* ---- loads and stores
- * --------------------------------------------------------------------------------------------- */
+/* ---- loads and stores --------------------------------------------------------------------------------- */
 
 INLINE vf vf_all(float x) {
     return x - (vf){0};
@@ -76,8 +75,7 @@ INLINE void vf_store_part(float *x, vf v, size_t n) {
 #endif
 }
 
-/* ---- arithmetic
- * --------------------------------------------------------------------------------------------------- */
+/* ---- arithmetic --------------------------------------------------------------------------------------- */
 
 /* a * b + c */
 INLINE vf vf_fma(vf a, vf b, vf c) {
@@ -159,8 +157,7 @@ INLINE vf vf_load_part_or(const float *x, size_t n, float rest) {
     return vf_select(vf_lanes(n), vf_load_part(x, n), vf_all(rest));
 }
 
-/* ---- bfloat16
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- bfloat16 ----------------------------------------------------------------------------------------- */
 
 INLINE vf vf_widen(vh x) {
     return (vf)(__builtin_convertvector(x, vu) << 16);
@@ -210,8 +207,7 @@ INLINE void vf_put_part(void *x, dlm_dtype type, size_t i, vf v, size_t n) {
     }
 }
 
-/* ---- functions
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- functions ---------------------------------------------------------------------------------------- */
 
 /* exp(x) within about 1 ulp; 0 below -87.33 (where it would be subnormal), inf above 88.72, NaN of NaN.
  *

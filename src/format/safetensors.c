@@ -58,9 +58,7 @@ static const struct {
     {"C64", DLM_ST_OTHER, 64},
 };
 
-/* ---- header
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- header ------------------------------------------------------------------------------------------- */
 
 /* A JSON number that counts something. */
 static bool count_of(const json_t *value, size_t *count) {
@@ -223,9 +221,7 @@ static dlm_status read_header(dlm_safetensors *file, const unsigned char *bytes,
     return read_tensors(file, bytes + PREFIX + length, n - PREFIX - (size_t)length, err);
 }
 
-/* ---- files
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- files -------------------------------------------------------------------------------------------- */
 
 /* Over n bytes that are map's, which on success belongs to file, or the caller's, when map holds nothing. */
 static dlm_status create(const char *name, const void *bytes, size_t n, dlm_map map, dlm_safetensors **file,
@@ -304,9 +300,7 @@ const char *dlm__safetensors_metadata(const dlm_safetensors *file, const char *k
     return json_string_value(json_object_get(json_object_get(file->header, "__metadata__"), key));
 }
 
-/* ---- values
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- values ------------------------------------------------------------------------------------------- */
 
 static float float_of_bits(uint32_t bits) {
     float value;

@@ -6,9 +6,7 @@
 
 #include <string.h>
 
-/* ---- linear
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- linear ------------------------------------------------------------------------------------------- */
 
 /* Of y = x W^T + b, with dy (rounded, out) and x (rounded, in) operands, both zero behind `rows`:
  * dW += dy^T x, db += column sums of dy. */
@@ -34,8 +32,7 @@ static void make_operand(dlm_workspace *w, size_t rows, size_t rounded, size_t w
     dlm__zero_tail(operand, rows, rounded, width, w->type);
 }
 
-/* ---- modulations
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- modulations -------------------------------------------------------------------------------------- */
 
 /* From back.dmod (S, n*C): the gradients of the learned constants, or of adaLN's linear and of SiLU(c). */
 static void modulation_backward(dlm_workspace *w, const dlm_network *network, size_t n, size_t learned,
@@ -67,9 +64,7 @@ static void time_backward(dlm_workspace *w, const dlm_network *network, float *g
                      gradients + layout->time0_w, gradients + layout->time0_b);
 }
 
-/* ---- blocks
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- blocks ------------------------------------------------------------------------------------------- */
 
 /* Of next = mid + gate2 * mlp(LN(mid) * (1 + scale2) + shift2), with w->mid filled: back.dh from d next to d
  * mid. */
@@ -143,8 +138,7 @@ static void block_backward(dlm_workspace *w, const dlm_network *network, size_t 
     modulation_backward(w, network, 6, block->mod, block->mod_w, block->mod_b, gradients);
 }
 
-/* ---- final layer
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- final layer -------------------------------------------------------------------------------------- */
 
 void dlm__backward_logits(dlm_workspace *workspace, const dlm_network *network, size_t first, size_t n,
                           float *gradients) {

@@ -17,9 +17,7 @@ _Static_assert(sizeof(size_t) >= 8, "sizes of models need 64 bits");
 #define HIDDEN_LIMIT   ((size_t)1 << 20)
 #define DEPTH_LIMIT    ((size_t)1 << 10)
 
-/* ---- names
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- names -------------------------------------------------------------------------------------------- */
 
 static const char *const time_names[] = {"none", "adaln", NULL};
 static const char *const position_names[] = {"both", "learned", NULL};
@@ -42,9 +40,7 @@ const char *dlm__recipe_name(dlm_recipe recipe) {
     return recipe_names[recipe];
 }
 
-/* ---- ranges
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- ranges ------------------------------------------------------------------------------------------- */
 
 size_t dlm__config_hidden(const dlm_config *config) {
     return (size_t)((double)config->hidden_size * config->mlp_ratio);
@@ -103,9 +99,7 @@ dlm_status dlm__config_check(const dlm_config *config, const char *name, dlm_err
     return DLM_OK;
 }
 
-/* ---- reading
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------------------------------------ */
 
 /* Refuses keys of object that are not in known (ended by NULL): they could change what the model computes. */
 static dlm_status check_keys(const char *name, json_t *object, const char *const *known, dlm_error *err) {
@@ -261,9 +255,7 @@ dlm_status dlm__config_parse(const char *name, const char *json, size_t n, dlm_c
     return status == DLM_ARGUMENT ? DLM_FORMAT : status;
 }
 
-/* ---- writing
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ------------------------------------------------------------------------------------------ */
 
 static json_t *lengths_json(const uint64_t *lengths, size_t n) {
     json_t *array = json_array();

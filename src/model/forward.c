@@ -7,8 +7,7 @@
 
 #include <string.h>
 
-/* ---- pieces that the backward pass uses too
- * ---------------------------------------------------------------------------- */
+/* ---- pieces that the backward pass uses too ----------------------------------------------------------- */
 
 void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtype type) {
     size_t row = width * dlm__dtype_size(type);
@@ -38,8 +37,7 @@ static void linear(dlm_workspace *w, const dlm_network *network, size_t rows, si
     dlm__matmul(w->compute, &product, x, dlm__weights(network, weight), network->params + bias, y);
 }
 
-/* ---- the batch
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the batch ---------------------------------------------------------------------------------------- */
 
 static dlm_status check_sequences(const dlm_workspace *w, const dlm_batch *batch, dlm_error *err) {
     const dlm_config *config = &w->layout->config;
@@ -112,9 +110,7 @@ static dlm_status begin(dlm_workspace *w, const dlm_network *network, const dlm_
     return DLM_OK;
 }
 
-/* ---- time
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- time --------------------------------------------------------------------------------------------- */
 
 /* c = mlp.2(SiLU(mlp.0(features(t)))), and SiLU(c), which every adaLN takes. */
 static void embed_times(dlm_workspace *w, const dlm_network *network, const float *times) {
@@ -131,9 +127,7 @@ static void embed_times(dlm_workspace *w, const dlm_network *network, const floa
     dlm__zero_tail(w->condition, S, rounded, C, w->type);
 }
 
-/* ---- blocks
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- blocks ------------------------------------------------------------------------------------------- */
 
 /* y1 = attn(LN(h) * (1 + scale1) + shift1); mid = h + gate1 * y1. */
 static void attend(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
@@ -189,8 +183,7 @@ static void run_blocks(dlm_workspace *w, const dlm_network *network, const dlm_b
     }
 }
 
-/* ---- final layer
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- final layer -------------------------------------------------------------------------------------- */
 
 /* final_a = LN(h[rows]) * (1 + scale) + shift. */
 static void normalise_rows(dlm_workspace *w, const dlm_network *network, const int32_t *rows) {

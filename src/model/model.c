@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- what a path names
- * ------------------------------------------------------------------------------------------------ */
+/* ---- what a path names -------------------------------------------------------------------------------- */
 
 static bool holds(const char *folder, const char *name) {
     char *path = dlm__join(folder, name);
@@ -92,8 +91,7 @@ static dlm_status find_files(const char *path, dlm_weights weights, char **file,
     return DLM_OK;
 }
 
-/* ---- config and weights
- * ----------------------------------------------------------------------------------------------- */
+/* ---- config and weights ------------------------------------------------------------------------------- */
 
 /* Whether two configs name the same network. */
 static bool same_network(const dlm_config *a, const dlm_config *b) {
@@ -181,8 +179,7 @@ dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_err
     return dlm__fail(err, DLM_ARGUMENT, "precision %d is no such value", (int)precision);
 }
 
-/* ---- tokenizer
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- tokenizer ---------------------------------------------------------------------------------------- */
 
 /* The ids that have a meaning, from the tokenizer where there is one, and whether it fits the config. */
 static dlm_status set_special_ids(dlm_model *model, dlm_error *err) {
@@ -222,9 +219,7 @@ static dlm_status load_tokenizer(dlm_model *model, const char *given, const char
     return set_special_ids(model, err);
 }
 
-/* ---- loading
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- loading ------------------------------------------------------------------------------------------ */
 
 dlm_model_options dlm_model_defaults(void) {
     return (dlm_model_options){.weights = DLM_WEIGHTS_EMA, .precision = DLM_PRECISION_AUTO, .schedule = -1};
@@ -360,8 +355,7 @@ void dlm_model_free(dlm_model *model) {
     free(model);
 }
 
-/* ---- the public view
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the public view ---------------------------------------------------------------------------------- */
 
 const dlm_config *dlm_model_config(const dlm_model *model) {
     return &model->layout->config;

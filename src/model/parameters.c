@@ -10,9 +10,7 @@
 #define OFFSET_MULTIPLE ((size_t)16)
 #define NORMAL_STD      0.02
 
-/* ---- table
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- table -------------------------------------------------------------------------------------------- */
 
 /* Adds a tensor (rows, columns), or (rows) where columns is 0, and returns its offset. */
 static size_t add(dlm_layout *layout, const char *name, size_t rows, size_t columns, dlm_init init) {
@@ -133,8 +131,7 @@ const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name) {
     return NULL;
 }
 
-/* ---- initial values
- * --------------------------------------------------------------------------------------------------- */
+/* ---- initial values ----------------------------------------------------------------------------------- */
 
 typedef struct initialisation {
     const dlm_layout *layout;

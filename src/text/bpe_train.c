@@ -76,9 +76,7 @@ dlm_bpe_options dlm_bpe_defaults(void) {
     return (dlm_bpe_options){.vocab_size = 8192, .max_token_length = TOKEN_LENGTH_MAX};
 }
 
-/* ---- pairs
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- pairs -------------------------------------------------------------------------------------------- */
 
 static bool grow_slots(trainer *t) {
     size_t count = t->slot_count == 0 ? 4096 : t->slot_count * 2;
@@ -143,9 +141,7 @@ static void add_pair(trainer *t, int32_t left, int32_t right, uint32_t at) {
     if (t->lengths[left] + t->lengths[right] < t->max_length) change_pair(t, left, right, 1, at);
 }
 
-/* ---- heap
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- heap --------------------------------------------------------------------------------------------- */
 
 static bool comes_first(const trainer *t, const entry *a, const entry *b) {
     if (a->count != b->count) return a->count > b->count;
@@ -209,9 +205,7 @@ static void enter_grown(trainer *t) {
     t->grown_count = 0;
 }
 
-/* ---- merging
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- merging ------------------------------------------------------------------------------------------ */
 
 /* Replaces each (left, right) in a word by result, from left to right. */
 static void merge_in_word(trainer *t, uint32_t at, dlm_merge merge) {
@@ -283,8 +277,7 @@ static dlm_status merge_all(trainer *t, dlm_meter *meter, dlm_error *err) {
     return t->no_memory ? dlm__fail_memory(err, "the pairs", t->pair_count * sizeof *t->pairs) : DLM_OK;
 }
 
-/* ---- from words to a tokenizer
- * --------------------------------------------------------------------------------------- */
+/* ---- from words to a tokenizer ------------------------------------------------------------------------ */
 
 /* Special tokens, then the symbols of all bytes in the order of their characters. */
 static dlm_status add_alphabet(trainer *t, dlm_error *err) {

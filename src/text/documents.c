@@ -43,9 +43,7 @@ dlm_text_options dlm_text_defaults(void) {
     return (dlm_text_options){.format = DLM_TEXT_SEPARATED, .field = "text", .max_bytes = DOCUMENT_BYTES_MAX};
 }
 
-/* ---- opening
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- opening ------------------------------------------------------------------------------------------ */
 
 static dlm_status check_options(size_t n, const dlm_text_options *options, dlm_error *err) {
     if (n == 0) return dlm__fail(err, DLM_ARGUMENT, "no text file is named");
@@ -130,8 +128,7 @@ static dlm_status open_next(dlm_documents *d, dlm_error *err) {
     return dlm__input_open(path, &d->input, err);
 }
 
-/* ---- where documents end
- * --------------------------------------------------------------------------------------------- */
+/* ---- where documents end ------------------------------------------------------------------------------ */
 
 static dlm_status check_length(const dlm_documents *d, size_t bytes, dlm_error *err) {
     if (bytes <= d->options.max_bytes) return DLM_OK;
@@ -231,8 +228,7 @@ static dlm_status next_raw(dlm_documents *d, const char **raw, size_t *bytes, ui
     return DLM_OK;
 }
 
-/* ---- what a document is
- * ---------------------------------------------------------------------------------------------- */
+/* ---- what a document is ------------------------------------------------------------------------------- */
 
 /* Replaces what is not UTF-8, or says where it stands. */
 static dlm_status make_valid(dlm_documents *d, const char **text, size_t *bytes, uint64_t offset,

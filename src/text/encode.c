@@ -94,8 +94,7 @@ static bool reserve(dlm_ids *ids, size_t n) {
     return true;
 }
 
-/* ---- merging one word
- * ------------------------------------------------------------------------------------------------ */
+/* ---- merging one word --------------------------------------------------------------------------------- */
 
 /* The symbols of a word's bytes into work (room for n); returns how many. */
 static size_t start_symbols(const dlm_tokenizer *t, const char *word, size_t n, int32_t *work) {
@@ -239,8 +238,7 @@ static bool merge_word(dlm_encoder *e, const char *word, size_t n, size_t *count
     return true;
 }
 
-/* ---- words and their cache
- * ------------------------------------------------------------------------------------------- */
+/* ---- words and their cache ---------------------------------------------------------------------------- */
 
 static inline uint64_t load(const char *bytes) {
     uint64_t value;
@@ -311,8 +309,7 @@ static bool append_segment(dlm_encoder *e, const char *text, size_t n, dlm_ids *
     return true;
 }
 
-/* ---- added tokens
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- added tokens ------------------------------------------------------------------------------------- */
 
 /* Appends the ids of a text, cutting out first the added tokens that are not normalized, then, in what is
  * left between them, those that are. */

@@ -115,9 +115,7 @@ const char *dlm__input_kind(const dlm_input *input) {
     return input->kind == PLAIN ? "" : "decompressed ";
 }
 
-/* ---- reading
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------------------------------------ */
 
 static dlm_status read_plain(dlm_input *input, char *text, size_t n, size_t *got, dlm_error *err) {
     DLM_TRY(refill(input, err));

@@ -32,9 +32,7 @@ void dlm_tokenizer_free(dlm_tokenizer *tokenizer) {
     free(tokenizer);
 }
 
-/* ---- tokens
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- tokens ------------------------------------------------------------------------------------------- */
 
 const char *dlm__tokenizer_content(const dlm_tokenizer *tokenizer, int32_t id, size_t *bytes) {
     const dlm_token *token = &tokenizer->tokens[id];
@@ -146,8 +144,7 @@ dlm_status dlm__tokenizer_merge(dlm_tokenizer *tokenizer, dlm_merge merge, dlm_e
     return DLM_OK;
 }
 
-/* ---- tables and hash
- * ------------------------------------------------------------------------------------------------- */
+/* ---- tables and hash ---------------------------------------------------------------------------------- */
 
 /* The slot of a pair, or the empty one where it would go. */
 static dlm_pair_slot *find_pair(const dlm_tokenizer *t, const dlm_merge *merge) {
@@ -217,8 +214,7 @@ dlm_status dlm__tokenizer_finish(dlm_tokenizer *tokenizer, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- description
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- description -------------------------------------------------------------------------------------- */
 
 static int32_t find_name(const dlm_tokenizer *t, const char *name) {
     return dlm__tokenizer_find(t, name, strlen(name));
@@ -246,8 +242,7 @@ const char *dlm_tokenizer_token(const dlm_tokenizer *tokenizer, int32_t id, size
     return tokenizer->strings + (token->added ? token->content : token->bytes);
 }
 
-/* ---- decoding
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- decoding ----------------------------------------------------------------------------------------- */
 
 /* The bytes of all ids in a row, *bytes of them, with room for one more. */
 static dlm_status join_bytes(const dlm_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,

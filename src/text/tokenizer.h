@@ -14,8 +14,7 @@
 
 #include "base/base.h"
 
-/* ---- what a tokenizer consists of (tokenizer.c)
- * ---------------------------------------------------------------------- */
+/* ---- what a tokenizer consists of (tokenizer.c) ------------------------------------------------------- */
 
 typedef struct dlm_token {
     size_t content, content_bytes; /* as tokenizer.json writes it: offset in strings, length */
@@ -119,8 +118,7 @@ static inline uint32_t dlm__pair_rank(const dlm_tokenizer *tokenizer, int32_t le
 dlm_status dlm__tokenizer_save_within(const dlm_tokenizer *tokenizer, const char *dir, size_t limit,
                                       dlm_error *err);
 
-/* ---- added tokens in text (added_tokens.c)
- * --------------------------------------------------------------------------- */
+/* ---- added tokens in text (added_tokens.c) ------------------------------------------------------------ */
 
 /* Where an added token stands in a text: it takes text[start, stop). */
 typedef struct dlm_added_match {
@@ -137,8 +135,7 @@ bool dlm__added_next(const dlm_tokenizer *tokenizer, bool normalized, const char
 /* Makes the added tokens ready for the search, when all tokens are there. */
 void dlm__added_prepare(dlm_tokenizer *tokenizer);
 
-/* ---- encoding (encode.c)
- * --------------------------------------------------------------------------------------------- */
+/* ---- encoding (encode.c) ------------------------------------------------------------------------------ */
 
 /* Ids that grow; ids is free()d by whoever owns the struct. */
 typedef struct dlm_ids {

@@ -18,9 +18,7 @@ typedef struct reader {
     dlm_error *err;
 } reader;
 
-/* ---- values
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- values ------------------------------------------------------------------------------------------- */
 
 static dlm_status unsupported(const reader *r, const char *part) {
     return dlm__fail(r->err, DLM_UNSUPPORTED, "%s: %s is not supported", r->name, part);
@@ -48,8 +46,7 @@ static bool is_absent(const json_t *object, const char *key) {
     return found == NULL || json_is_null(found);
 }
 
-/* ---- the parts around the model
- * -------------------------------------------------------------------------------------- */
+/* ---- the parts around the model ----------------------------------------------------------------------- */
 
 /* The ByteLevel object under key, the only type that is supported. */
 static dlm_status read_byte_level(const reader *r, const json_t *root, const char *key,
@@ -89,8 +86,7 @@ static dlm_status read_frame(const reader *r, const json_t *root) {
     return t->has_post ? read_byte_level(r, root, "post_processor", &t->post) : DLM_OK;
 }
 
-/* ---- the model
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the model ---------------------------------------------------------------------------------------- */
 
 /* Adds the tokens of the vocabulary in the order of their ids, which must be 0, 1, ... without gaps. */
 static dlm_status read_vocab(const reader *r, json_t *vocab) {
@@ -236,8 +232,7 @@ static dlm_status read_model(const reader *r, const json_t *model, json_t *vocab
     return read_merges(r, merges);
 }
 
-/* ---- added tokens
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- added tokens ------------------------------------------------------------------------------------- */
 
 /* The library ignores the id that is written: an added token has the model's id of that content, or the next
  * one. Where the two differ, the file is refused. */
@@ -285,9 +280,7 @@ static dlm_status read_all_added(const reader *r, const json_t *root) {
     return DLM_OK;
 }
 
-/* ---- reading
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------------------------------------ */
 
 static dlm_status read_root(const char *name, const json_t *root, dlm_tokenizer **tokenizer, dlm_error *err) {
     const json_t *model = json_object_get(root, "model");
@@ -340,9 +333,7 @@ dlm_status dlm_tokenizer_load(const char *path, dlm_tokenizer **tokenizer, dlm_e
     return status;
 }
 
-/* ---- writing
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ------------------------------------------------------------------------------------------ */
 
 static json_t *content_json(const dlm_tokenizer *t, int32_t id) {
     size_t bytes;

@@ -29,9 +29,7 @@ typedef struct counter {
     bool *failed;          /* (workers) for want of memory */
 } counter;
 
-/* ---- tables
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- tables ------------------------------------------------------------------------------------------- */
 
 static bool grow_slots(dlm_word_table *table) {
     size_t count = table->slot_count == 0 ? FIRST_SLOTS : table->slot_count * 2;
@@ -106,8 +104,7 @@ void dlm__words_free(dlm_word_counts *counts) {
     *counts = (dlm_word_counts){0};
 }
 
-/* ---- the two rounds
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the two rounds ----------------------------------------------------------------------------------- */
 
 /* The first document that ends behind the worker's share of the batch's bytes. */
 static size_t share_end(const counter *c, size_t worker) {
@@ -161,9 +158,7 @@ static dlm_status count_batch(counter *c, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- reading
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------------------------------------ */
 
 static dlm_status append_document(batch *b, const char *text, size_t bytes, dlm_error *err) {
     size_t prefix = text[0] != ' ', need;

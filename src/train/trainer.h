@@ -99,8 +99,7 @@ dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo
  * (seed, step). */
 dlm_status dlm__trainer_sample(dlm_trainer *trainer, size_t *bytes, dlm_error *err);
 
-/* ---- checkpoints (checkpoint.c, checkpoint_state.c)
- * ----------------------------------------------------------------------- */
+/* ---- checkpoints (checkpoint.c, checkpoint_state.c) --------------------------------------------------- */
 
 /* Writes RUN/checkpoints/step-N, then `latest`, `best` when the last evaluation was the best, and removes
  * what need not be kept. When it fails, what was there before is as it was. */

@@ -40,8 +40,7 @@ static float fixture_number(const dlm_safetensors *file, const char *mode, const
     return value;
 }
 
-/* ---- padded fixtures: B sequences of full length, whose rows are the masked positions
- * ----------------------------------- */
+/* ---- padded fixtures: B sequences of full length, whose rows are the masked positions ----------------- */
 
 static const char *const modes[] = {"elbo", "flat", "uniform", "inv_sigma", "sigma"}; /* as dlm_loss_weight */
 
@@ -116,8 +115,7 @@ static void padded(dlm_compute *compute, const char *folder) {
     check_schedule(compute, folder, "loss_linear", DLM_SCHEDULE_LINEAR, "elbo");
 }
 
-/* ---- packed fixtures: sum_b L_b mean_b / sum_b L_b
- * ----------------------------------------------------------------------- */
+/* ---- packed fixtures: sum_b L_b mean_b / sum_b L_b ---------------------------------------------------- */
 
 static void packed(dlm_compute *compute, const char *folder) {
     dlm_model *model = fixture_model(folder, DLM_PRECISION_F32);
@@ -167,8 +165,7 @@ TEST(packed_gradients) {
     for_each_network(packed);
 }
 
-/* ---- finite differences, on the plain loops
- * --------------------------------------------------------------------------------- */
+/* ---- finite differences, on the plain loops ----------------------------------------------------------- */
 
 /* Loss and batch as functions of the parameters alone. */
 typedef struct problem {

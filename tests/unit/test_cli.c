@@ -34,8 +34,7 @@ static const char *tokenizer(void) {
     return dir;
 }
 
-/* ---- help and usage ---------------------------------------------------------------------------------------
- */
+/* ---- help and usage ----------------------------------------------------------------------------------- */
 
 TEST(version_and_overview) {
     outcome got = RUN("--version");
@@ -153,8 +152,7 @@ TEST(output_that_cannot_be_written) {
     CHECK(left != NULL && (strcmp(left, "1\n") == 0 || strcmp(left, "0\n") == 0));
 }
 
-/* ---- bench -----------------------------------------------------------------------------------------------
- */
+/* ---- bench -------------------------------------------------------------------------------------------- */
 
 static double number_in(const json_t *object, const char *name) {
     return json_number_value(json_object_get(object, name));
@@ -196,8 +194,7 @@ TEST(bench_measures) {
     CHECK_FAILS(RUN("bench", "-m", "/nowhere"), 1, "/nowhere");
 }
 
-/* ---- tokenizer -------------------------------------------------------------------------------------------
- */
+/* ---- tokenizer ---------------------------------------------------------------------------------------- */
 
 TEST(train_says_what_it_made) {
     const char *dir = path_in(temporary_dir(), "said");

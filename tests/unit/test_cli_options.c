@@ -168,8 +168,7 @@ TEST(tables_are_whole) {
     check_context("%s", "");
 }
 
-/* ---- a table of its own -----------------------------------------------------------------------------------
- */
+/* ---- a table of its own ------------------------------------------------------------------------------- */
 
 typedef struct sample_settings {
     common shared;

@@ -117,8 +117,7 @@ TEST(packed_sequences) {
     for_each_network(packed);
 }
 
-/* ---- a model made here
- * ----------------------------------------------------------------------------------------------- */
+/* ---- a model made here -------------------------------------------------------------------------------- */
 
 static const dlm_config made_config = {.vocab_size = 11,
                                        .max_seq_len = 700,
@@ -211,8 +210,7 @@ TEST(initial_loss_adaln) {
     initial_loss(DLM_TIME_ADALN);
 }
 
-/* ---- refusals
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- refusals ----------------------------------------------------------------------------------------- */
 
 TEST(refused_batches) {
     dlm_config config = made_config;

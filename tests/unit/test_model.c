@@ -3,8 +3,7 @@
 
 #define DIFFUSION "\"diffusion\": {\"schedule\": \"linear\", \"end_token\": true, \"padded\": false}"
 
-/* ---- making folders
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- making folders ----------------------------------------------------------------------------------- */
 
 static void put(const char *dir, const char *name, const char *text) {
     dlm_error err;
@@ -67,8 +66,7 @@ static void refused(const char *path, const dlm_model_options *options, dlm_stat
     dlm_model_free(model);
 }
 
-/* ---- forms of MODEL
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- forms of MODEL ----------------------------------------------------------------------------------- */
 
 TEST(folder) {
     const char *dir = plain_folder();
@@ -176,9 +174,7 @@ TEST(not_a_model) {
     refused(plain_folder(), &options, DLM_ARGUMENT, "precision 9");
 }
 
-/* ---- weights
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- weights ------------------------------------------------------------------------------------------ */
 
 enum { ENTRIES = 64 };
 
@@ -274,8 +270,7 @@ TEST(saved_and_loaded) {
     dlm_model_free(model);
 }
 
-/* ---- tokenizers
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- tokenizers --------------------------------------------------------------------------------------- */
 
 TEST(tokenizers) {
     const char *given = golden_path("tokenizer/exhausted/tokenizer.json");
@@ -334,8 +329,7 @@ TEST(tokenizer_without_special_tokens) {
     dlm_model_free(model);
 }
 
-/* ---- the public view
- * --------------------------------------------------------------------------------------------------- */
+/* ---- the public view ---------------------------------------------------------------------------------- */
 
 TEST(parameters_and_inspection) {
     const char *dir = plain_folder();

@@ -188,8 +188,7 @@ TEST(options_are_recalled) {
     dlm_free(paths);
 }
 
-/* ---- runs without a checkpoint, and damaged ones --------------------------------------------------------
- */
+/* ---- runs without a checkpoint, and damaged ones ------------------------------------------------------ */
 
 TEST(killed_before_its_first_checkpoint) {
     const char *run = new_run();

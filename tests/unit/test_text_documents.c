@@ -186,8 +186,7 @@ TEST(bytes_that_are_replaced) {
     check_bytes("{\"text\": \"\xff\"}", 13, options, "\ufffd|");
 }
 
-/* ---- compressed files
- * ------------------------------------------------------------------------------------------------ */
+/* ---- compressed files --------------------------------------------------------------------------------- */
 
 static size_t gzip(const char *text, size_t n, unsigned char *out, size_t room) {
     z_stream stream = {0};
@@ -271,8 +270,7 @@ TEST(invalid_bytes_in_compressed_files) {
     free(got);
 }
 
-/* ---- several files
- * --------------------------------------------------------------------------------------------------- */
+/* ---- several files ------------------------------------------------------------------------------------ */
 
 TEST(several_files_and_their_position) {
     dlm_error err;

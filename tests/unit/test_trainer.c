@@ -377,8 +377,7 @@ TEST(a_checkpoint_is_a_model) {
     dlm_trainer_free(trainer);
 }
 
-/* ---- a run that is there; starting from a model ---------------------------------------------------------
- */
+/* ---- a run that is there; starting from a model ------------------------------------------------------- */
 
 TEST(a_run_is_not_overwritten) {
     const char *run = new_run();
@@ -436,8 +435,7 @@ TEST(starts_from_a_model) {
     check_refused(&o, DLM_MISMATCH, "has hidden_size 16, the model to be trained 32");
 }
 
-/* ---- values that are not finite -------------------------------------------------------------------------
- */
+/* ---- values that are not finite ----------------------------------------------------------------------- */
 
 TEST(poisoned_weights) {
     const char *run = new_run();
