@@ -181,6 +181,9 @@ static int check_usage(const train_settings *settings) {
         wrong = "--tokenizer goes with FILE...; DATA has one already";
     else if (!files && settings->vocab_size != 0)
         wrong = "--vocab-size goes with FILE...; DATA has a tokenizer already";
+    else if (settings->tokenizer != NULL && settings->vocab_size != 0)
+        wrong =
+            "--tokenizer and --vocab-size exclude each other: one names a tokenizer, one is for a new one";
     else if (settings->shared.kept != NULL && was_given(&command_train, settings, "init"))
         wrong = "--init is for the beginning of a run; this one goes on with its own weights";
     else if (settings->lengths_conflict)

@@ -165,6 +165,7 @@ refuses 2 'what to train on is missing: -d DATA or FILE...' train -o "$work/no"
 refuses 2 '-d DATA and FILE... exclude each other' train -d "$D" "$work/text" -o "$work/no"
 refuses 2 '--steps, --epochs and --minutes exclude each other' train -d "$D" -o "$work/no" --steps 3 --epochs 1
 refuses 2 '--vocab-size goes with FILE...' train -d "$D" -o "$work/no" --vocab-size 300
+refuses 2 '--tokenizer and --vocab-size exclude each other' train "$work/text" -t "$T" -o "$work/no" --vocab-size 300
 refuses 2 '--lr: -1 is not a number from 0 to 100' train -d "$D" -o "$work/no" --lr -1
 refuses 2 '--weight: nelbo is not elbo, flat, uniform, inv_sigma or sigma; did you mean elbo?' train -d "$D" \
     -o "$work/no" --weight nelbo
