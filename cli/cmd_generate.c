@@ -172,8 +172,7 @@ static int run(const void *given) {
     if (status == EXIT_DONE) status = generate(settings, sampling.options, &start, &to);
     free(bans);
     dlm_free(start.ids);
-    close_writer(&to);
-    return status;
+    return close_writer(&to, status);
 }
 
 const command command_generate = {

@@ -126,8 +126,7 @@ static int run(const void *given) {
     if (status == EXIT_DONE) status = open_documents(paths, n, &settings->text, &documents);
     if (status == EXIT_DONE) status = refine(settings, documents, &to);
     dlm_documents_close(documents);
-    close_writer(&to);
-    return status;
+    return close_writer(&to, status);
 }
 
 const command command_refine = {

@@ -65,18 +65,36 @@ size_t sequences_at_once(const dlm_model *model, size_t length) {
 /* ---- output -----------------------------------------------------------------------------------------------
  */
 
-int open_writer(writer *to, const command *what, const common *shared, const model_choice *choice,
-                const watch_choice *seen) {
-    (void)what;
-    *to = (writer){.seed = shared->seed, .json = shared->json, .terminal = isatty(STDOUT_FILENO)};
+/* What goes to standard output, and only one thing does? */
+static int check_outputs(const writer *to, const watch_choice *seen) {
     if (seen->watched && to->json) {
         (void)fail("--watch and --json exclude each other");
         return EXIT_USAGE;
     }
-    catch_signals();
-    int status = load_model(choice, &to->model);
+    if (seen->trace != NULL && seen->trace[0] == 0) {
+        (void)fail("--trace is empty");
+        return EXIT_USAGE;
+    }
+    if (to->steps_only && (seen->watched || to->json)) {
+        (void)fail("--trace - and %s both write to standard output; --trace FILE goes with it",
+                   to->json ? "--json" : "--watch");
+        return EXIT_USAGE;
+    }
+    return EXIT_DONE;
+}
+
+int open_writer(writer *to, const command *what, const common *shared, const model_choice *choice,
+                const watch_choice *seen) {
+    *to = (writer){.seed = shared->seed, .json = shared->json, .terminal = isatty(STDOUT_FILENO)};
+    to->steps_only = seen->trace != NULL && strcmp(seen->trace, "-") == 0;
+    int status = check_outputs(to, seen);
     if (status != EXIT_DONE) return status;
-    if (dlm_model_tokenizer(to->model) == NULL && !to->json)
+    catch_signals();
+    if (seen->trace != NULL) status = trace_open(seen->trace, &to->steps);
+    if (status == EXIT_DONE) status = load_model(choice, &to->model);
+    if (status != EXIT_DONE) return status;
+    if (to->steps != NULL) trace_begin(to->steps, to->model, what, shared);
+    if (dlm_model_tokenizer(to->model) == NULL && !to->json && !to->steps_only)
         return fail("%s: there is no tokenizer beside this model; -t names one, --json writes ids",
                     dlm_model_source(to->model));
     if (!seen->watched || !can_redraw(STDOUT_FILENO)) return EXIT_DONE;
@@ -84,9 +102,11 @@ int open_writer(writer *to, const command *what, const common *shared, const mod
     return to->shown == NULL ? fail("out of memory") : EXIT_DONE;
 }
 
-void close_writer(writer *to) {
+int close_writer(writer *to, int status) {
     watch_close(to->shown);
+    const int written = trace_close(to->steps, status == EXIT_DONE || stop_signal() != 0);
     dlm_model_free(to->model);
+    return status == EXIT_DONE ? written : status;
 }
 
 void begin_batch(writer *to) {
@@ -97,6 +117,11 @@ void begin_batch(writer *to) {
 bool on_step(void *user, const dlm_sample_step *step) {
     writer *to = user;
     to->forwards = step->forwards;
+    if (to->steps != NULL) {
+        if (to->steps_only) clear_status();
+        trace_step(to->steps, step, to->done);
+        if (trace_failed(to->steps)) return true;
+    }
     if (to->shown != NULL) return watch_step(to->shown, step);
     char stage[48];
     (void)snprintf(stage, sizeof stage, "text %zu of %zu, steps", to->done + 1, to->all);
@@ -120,9 +145,10 @@ static int write_one(const writer *to, size_t index, const int32_t *ids, size_t 
         dlm_sample_text(to->model, ids, n, &text, &bytes, &err) != DLM_OK)
         return fail_with(&err);
     int status = EXIT_DONE;
+    if (to->steps != NULL) trace_sample(to->steps, index, ids, n, text, bytes);
     if (to->json) {
         status = write_json(to, index, ids, n, text, bytes);
-    } else {
+    } else if (!to->steps_only) {
         (void)write_text(stdout, to->terminal, text, bytes);
         (void)fputs(to->shown == NULL ? "\n<|endoftext|>\n" : "\n\n", stdout);
         status = flush_output();
@@ -133,7 +159,8 @@ static int write_one(const writer *to, size_t index, const int32_t *ids, size_t 
 
 int write_batch(writer *to, const batch *sequences) {
     clear_status();
-    watch_clear(to->shown);
+    watch_end(to->shown);
+    if (to->steps != NULL && trace_failed(to->steps)) return EXIT_FAILED;
     if (stop_signal() != 0) {
         (void)fail("stopped");
         return stop_status();

@@ -3,6 +3,7 @@
 #define DLM_CLI_SAMPLES_H
 
 #include "models.h"
+#include "trace.h"
 #include "watch.h"
 
 #include "diffusionlm.h"
@@ -35,6 +36,8 @@ typedef struct writer {
     bool json;
     bool terminal;   /* the texts go to one */
     watch *shown;    /* NULL, or texts are drawn while they come, one at a time */
+    trace *steps;    /* NULL, or the steps are written */
+    bool steps_only; /* and no texts */
     size_t done;     /* texts written before this batch */
     size_t all;      /* of how many, for progress */
     size_t forwards; /* of this batch, by on_step */
@@ -42,14 +45,16 @@ typedef struct writer {
 } writer;
 
 /* What both commands begin with: catches signals, loads the model, checks that its texts can be written as
- * asked, and opens a watch if asked and the output is a terminal. shared: the settings of command `what`.
- * EXIT_DONE, or said why not; to be closed either way. */
+ * asked, begins a trace if asked, and opens a watch if asked and the output is a terminal. shared: the
+ * settings of command `what`. EXIT_DONE, or said why not; to be closed either way. */
 int open_writer(writer *to, const command *what, const common *shared, const model_choice *choice,
                 const watch_choice *seen);
-void close_writer(writer *to);
+/* Takes the status that the command ends with, and returns it, or that of what failed now. The trace of a
+ * command that failed is removed; of one that was stopped it is kept. */
+int close_writer(writer *to, int status);
 /* Before each batch. */
 void begin_batch(writer *to);
-/* A dlm_step_callback, with the writer as user: progress or the watch, and a signal's wish to stop. */
+/* A dlm_step_callback, with the writer as user: trace, progress or the watch, and a signal's wish to stop. */
 bool on_step(void *user, const dlm_sample_step *step);
 /* Writes the texts of the batch, whose first has index to->done. Each is followed by a line <|endoftext|>, or
  * is a line of JSON. */

@@ -17,7 +17,9 @@ enum { STATUS_BYTES = 400, BAR_WIDTH = 24 };
 static bool quiet;
 static bool status_drawn;
 static volatile sig_atomic_t stop;
-static volatile sig_atomic_t cursor_hidden;
+static volatile sig_atomic_t cursor_hidden, resumed;
+static void (*clear_drawn)(void *user);
+static void *drawn;
 
 /* ---- messages ----------------------------------------------------------------------------------------- */
 
@@ -27,6 +29,7 @@ void be_quiet(void) {
 
 static void print_line(const char *before, const char *format, va_list values) {
     clear_status();
+    if (clear_drawn != NULL) clear_drawn(drawn);
     (void)fputs(before, stderr);
     (void)vfprintf(stderr, format, values);
     (void)fputc('\n', stderr);
@@ -106,7 +109,8 @@ static void on_stop(int number) {
     (void)raise(number);
 }
 
-static void on_suspend(int number) {
+/* Ends the program as it would end without us, or puts it to sleep, but with a cursor. */
+static void on_default(int number) {
     write_sequence(show_sequence, sizeof show_sequence - 1);
     (void)signal(number, SIG_DFL);
     (void)raise(number); /* pending until this handler returns, then the process sleeps */
@@ -115,7 +119,8 @@ static void on_suspend(int number) {
 static void on_continue(int number) {
     (void)number;
     if (!cursor_hidden) return;
-    struct sigaction action = {.sa_handler = on_suspend, .sa_flags = SA_RESTART};
+    resumed = 1;
+    struct sigaction action = {.sa_handler = on_default, .sa_flags = SA_RESTART};
     (void)sigaction(SIGTSTP, &action, NULL);
     write_sequence(hide_sequence, sizeof hide_sequence - 1);
 }
@@ -247,7 +252,8 @@ bool can_redraw(int descriptor) {
 
 void hide_cursor(void) {
     cursor_hidden = 1;
-    handle(SIGTSTP, on_suspend);
+    handle(SIGTSTP, on_default);
+    handle(SIGQUIT, on_default);
     handle(SIGCONT, on_continue);
     write_sequence(hide_sequence, sizeof hide_sequence - 1);
 }
@@ -256,6 +262,18 @@ void show_cursor(void) {
     if (!cursor_hidden) return;
     cursor_hidden = 0;
     (void)signal(SIGTSTP, SIG_DFL);
+    (void)signal(SIGQUIT, SIG_DFL);
     (void)signal(SIGCONT, SIG_DFL);
     write_sequence(show_sequence, sizeof show_sequence - 1);
+}
+
+bool was_resumed(void) {
+    const bool was = resumed != 0;
+    resumed = 0;
+    return was;
+}
+
+void before_messages(void (*clear)(void *user), void *user) {
+    clear_drawn = clear;
+    drawn = user;
 }

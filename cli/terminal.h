@@ -71,5 +71,10 @@ bool can_redraw(int descriptor);
  * signal ends the program. */
 void hide_cursor(void);
 void show_cursor(void);
+/* Did the program sleep and go on (Ctrl-Z, fg) since this was last asked, with a hidden cursor? Then
+ * something else was written below what it had drawn. */
+bool was_resumed(void);
+/* clear(user) is called before anything is said, to remove what is drawn; NULL: nothing is. */
+void before_messages(void (*clear)(void *user), void *user);
 
 #endif

@@ -1,23 +1,17 @@
-"""The command as people and scripts see it: JSON of tokenizer commands against the Hugging Face library, --watch on a
-terminal, the logs of a run, and a trained model in PyTorch."""
+"""The command as people and scripts see it: JSON of tokenizer commands against the Hugging Face library, progress on a
+terminal, the logs of a run, and a trained model in PyTorch. --watch is in test_watch.py."""
 
 import csv
-import fcntl
 import json
 import math
 import os
-import pty
 import random
 import re
-import select
-import struct
-import subprocess
 import sys
-import termios
-import time
 
 import pytest
 from safetensors.torch import load_file
+from terminal import FORBIDDEN, on_terminal
 from tokenizers import Tokenizer
 
 TINY = "--hidden 16 --depth 1 --heads 2 --seq-len 32 --batch 4 --threads 1".split()
@@ -81,139 +75,12 @@ def test_facts_of_a_tokenizer(run, golden):
 # ---- the terminal ----------------------------------------------------------------------------------------------------
 
 
-class Screen:
-    """As much of a terminal as the program uses; anything else it is sent is an error."""
-
-    def __init__(self, columns, rows):
-        self.columns, self.rows = columns, rows
-        self.lines, self.row, self.column = [[]], 0, 0
-        self.cursor, self.erased, self.shown = True, 0, []
-
-    def put(self, character):
-        line = self.lines[self.row]
-        line.extend(" " * (self.column - len(line)))
-        line[self.column : self.column + 1] = character
-        self.column += 1
-        assert self.column <= self.columns, "a line that is wider than the terminal"
-
-    def escape(self, sequence):
-        if re.fullmatch(r"\[[0-9;]*m", sequence):
-            return
-        up = re.fullmatch(r"\[(\d+)A", sequence)
-        if up:
-            self.row -= int(up[1])
-            assert self.row >= 0
-        elif sequence == "[J":
-            self.shown.append(self.text())
-            self.lines = self.lines[: self.row + 1]
-            self.lines[self.row] = self.lines[self.row][: self.column]
-            self.erased += 1
-        elif sequence == "[K":
-            self.lines[self.row] = self.lines[self.row][: self.column]
-        else:
-            assert sequence in ("[?25l", "[?25h"), repr(sequence)
-            self.cursor = sequence == "[?25h"
-
-    def feed(self, text):
-        for escape, character in re.findall(r"\x1b(\[[0-9;?]*[A-Za-z])|([\s\S])", text):
-            if escape:
-                self.escape(escape)
-            elif character == "\r":
-                self.column = 0
-            elif character == "\n":
-                self.row += 1  # the driver sends a \r before it
-                if self.row == len(self.lines):
-                    self.lines.append([])
-            else:
-                assert character >= " " and not "\x7f" <= character < "\xa0", f"a control character, {character!r}"
-                self.put(character)
-
-    def text(self):
-        return "\n".join("".join(line) for line in self.lines)
-
-
-def on_terminal(program, *arguments, columns=60, rows=24, interrupt_at=None, term="xterm"):
-    """(exit status, what was sent to the terminal, its settings before and after). interrupt_at: Ctrl-C is typed when
-    that was sent."""
-    controller, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    before = termios.tcgetattr(terminal)
-    child = subprocess.Popen(
-        [program, *map(str, arguments)], stdin=terminal, stdout=terminal, stderr=terminal,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), env={**os.environ, "TERM": term},
-    )  # fmt: skip
-    sent, typed, limit = b"", False, time.monotonic() + 120
-    while time.monotonic() < limit:
-        readable, _, _ = select.select([controller], [], [], 0.05)
-        if readable:
-            sent += os.read(controller, 65536)
-        elif child.poll() is not None:
-            break
-        if interrupt_at is not None and not typed and interrupt_at in sent:
-            os.write(controller, b"\x03")
-            typed = True
-    after = termios.tcgetattr(terminal)
-    status = child.wait(10)
-    os.close(controller)
-    os.close(terminal)
-    return status, sent.decode(errors="strict"), before, after
-
-
-MASK = "\u2591"
-
-
-def test_watch_redraws_in_place(program, run, trained):
-    sample = ["generate", "-m", trained, "--seed", 3, "--length", 24, "-n", 2]
-    plain = run(*sample, "--watch").stdout.decode()
-    assert "\x1b" not in plain and plain.count("\n<|endoftext|>\n") == 2
-    status, sent, before, after = on_terminal(program, *sample, "--watch")
-    screen = Screen(60, 24)
-    screen.feed(sent)
-    texts = plain.split("\n<|endoftext|>\n")[:2]
-    safe = [re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text) for text in texts]
-    assert status == 0 and screen.cursor and before == after
-    assert MASK not in screen.text() and "hidden" not in screen.text()
-    # Nothing of the frames is left, only the texts; the terminal itself breaks what is longer than a line.
-    assert [line for line in sent.replace("\r", "").split("\n") if safe[1] in line]
-    hidden = [frame.count(MASK) for frame in screen.shown if MASK in frame]
-    assert len(hidden) >= 20 and hidden[0] > hidden[-1]
-    steps = re.findall(r"step (\d+) of 24, (\d+) of 24 tokens hidden", sent)
-    assert steps == [(str(k), str(24 - k)) for k in range(25)] * 2
-
-
-def test_watch_fits_a_small_terminal(program, trained):
-    status, sent, _, _ = on_terminal(program, "generate", "-m", trained, "--length", 32, "--watch", columns=20, rows=6)
-    assert status == 0
-    screen = Screen(20, 6)
-    frames = sent[: sent.rindex("\x1b[J")]
-    screen.feed(frames)
-    assert all(frame.count("\n") < 6 for frame in screen.shown)
-
-
-def test_interrupt_restores_the_terminal(program, trained):
-    status, sent, before, after = on_terminal(
-        program, "generate", "-m", trained, "-n", 1000, "--length", 32, "--watch", interrupt_at=MASK.encode()
-    )
-    assert status == 130 and before == after
-    screen = Screen(60, 24)
-    screen.feed(sent.replace("^C", ""))
-    assert screen.cursor and MASK not in screen.text()
-    assert "diffusionlm: stopped" in screen.text()
-
-
-def test_no_drawing_on_a_dumb_terminal(program, trained):
-    status, sent, _, _ = on_terminal(program, "generate", "-m", trained, "--length", 12, "--watch", term="dumb")
-    assert status == 0 and "\x1b" not in sent
-
-
 def test_progress_on_a_terminal_and_in_a_file(program, run, corpus, tmp_path):
     sizes = [*TINY, "--vocab-size", 320, "--steps", 200, "--eval-every", 0, "--sample-every", 0]
-    status, sent, before, after = on_terminal(program, "train", corpus, "-o", tmp_path / "one", *sizes, columns=300)
-    assert status == 0 and before == after
-    screen = Screen(300, 24)
-    screen.feed(sent)
-    assert "%" in sent and "%" not in screen.text(), "the bar is gone when the run has ended"
+    ran = on_terminal(program, "train", corpus, "-o", tmp_path / "one", *sizes, columns=300)
+    assert ran.status == 0 and ran.before == ran.after
+    screen = ran.screen(300, 24)
+    assert b"%" in ran.sent and "%" not in screen.text(), "the bar is gone when the run has ended"
     assert "done: step 200" in screen.text()
     said = run("train", corpus, "-o", tmp_path / "two", *sizes).stderr.decode()
     assert "\x1b" not in said and "\r" not in said and "step 200/200  loss" in said
@@ -222,10 +89,11 @@ def test_progress_on_a_terminal_and_in_a_file(program, run, corpus, tmp_path):
 
 def test_interrupt_of_training_on_a_terminal(program, run, corpus, tmp_path):
     sizes = [*TINY, "--vocab-size", 320, "--eval-every", 0, "--sample-every", 0]
-    status, sent, before, after = on_terminal(
-        program, "train", corpus, "-o", tmp_path / "run", *sizes, "--steps", 100000, columns=100, interrupt_at=b"loss"
+    ran = on_terminal(
+        program, "train", corpus, "-o", tmp_path / "run", *sizes, "--steps", 100000, columns=100, interrupt_at="loss"
     )
-    assert status == 130 and before == after
+    sent = ran.sent.decode()
+    assert ran.status == 130 and ran.before == ran.after
     assert "all of it saved" in sent and "go on with:" in sent
     step = int(re.search(r"stopped after step (\d+)", sent)[1])
     assert (tmp_path / "run/latest").read_text() == f"step-{step:08d}\n"
@@ -236,15 +104,14 @@ def test_samples_cannot_command_the_terminal(program, corpus, tmp_path):
     """An untrained model writes any byte; none reaches the terminal as a control character."""
     arguments = ["train", corpus, "-o", tmp_path / "run", *TINY, "--vocab-size", 260, "--steps", 30, "--sample-every", 1,
                  "--eval-every", 0]  # fmt: skip
-    status, sent, _, _ = on_terminal(program, *arguments, columns=1000)
-    assert status == 0
+    ran = on_terminal(program, *arguments, columns=1000)
+    assert ran.status == 0
     samples = (tmp_path / "run/samples.txt").read_bytes()
     assert re.search(rb"[\x01-\x08\x0e-\x1f]", samples), "this run shows nothing"
-    assert not re.search("\x1b(?!\\[[0-9;]*[KmJA])|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]", sent)
+    assert not FORBIDDEN.search(ran.sent.decode())
     for options in ([], ["--watch"]):
-        status, sent, _, _ = on_terminal(program, "generate", "-m", tmp_path / "run", "-n", 6, "--length", 32, *options)
-        assert status == 0
-        assert not re.search("\x1b(?!\\[\\??[0-9;]*[KmJAlh])|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]", sent)
+        ran = on_terminal(program, "generate", "-m", tmp_path / "run", "-n", 6, "--length", 32, *options)
+        assert ran.status == 0 and not FORBIDDEN.search(ran.sent.decode())
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------

@@ -88,6 +88,21 @@ refuses 1 '--length 65: the model takes at most 64 tokens' generate -m "$R" --le
 refuses 1 'leaves nothing to write: --length is 3' generate -m "$R" --length 3 --prompt 'Once upon a time there was a cat'
 refuses 2 '--prompt is empty' generate -m "$R" --prompt ''
 refuses 2 '--watch and --json exclude each other' generate -m "$R" --watch --json
+succeeds 'a trace' generate -m "$R" -n 2 --seed 7 --length 12 --trace "$work/trace" --json
+check 'a header, a line for each step of each text, and its end' sh -c "[ \$(wc -l < '$work/trace') = 29 ]"
+check 'the end has the ids' sh -c "tail -n 1 '$work/trace' | grep -q '\"ids\":\[$(ids "$work/out" 2)\]'"
+check 'nothing is left beside it' sh -c "[ ! -e '$work/trace.partial' ]"
+succeeds 'a trace instead of texts' generate -m "$R" -n 2 --seed 7 --length 12 --trace -
+check 'is the same' cmp "$work/out" "$work/trace"
+cp "$work/texts" "$work/mine"
+refuses 1 'there is a file that is no trace, and it is not overwritten' generate -m "$R" --trace "$work/mine"
+check 'it is not' cmp "$work/texts" "$work/mine"
+refuses 1 "--trace $work is a folder, not a file" generate -m "$R" --trace "$work"
+refuses 1 "--trace $work/absent/trace: No such file or directory" generate -m "$R" --trace "$work/absent/trace"
+refuses 2 '--trace - and --json both write to standard output' generate -m "$R" --trace - --json
+refuses 2 '--trace - and --watch both write to standard output' generate -m "$R" --trace - --watch
+refuses 2 '--trace is empty' generate -m "$R" --trace ''
+refuses 2 '--fps: 1001 is not a number from 0 to 1000' generate -m "$R" --watch --fps 1001
 refuses 2 '--fps: -1 is not a number from 0 to 1000' generate -m "$R" --watch --fps -1
 refuses 2 '--temperature: nan is not a number from 0 to 100' generate -m "$R" --temperature nan
 refuses 2 '--count: 0 is not a whole number from 1 to 1000000000' generate -m "$R" --count 0
@@ -100,8 +115,10 @@ refuses 1 "$work/text" generate -m "$work/text"
 head -n 8 "$work/text" > "$work/few"
 succeeds 'refine' refine -m "$R" "$work/few" --seed 3 --frac 1e-6 --passes 1 --watch --fps max
 check 'with nothing hidden the texts come back' cmp "$work/few" "$work/out"
-succeeds 'refine' refine --model "$R" "$work/few" --passes 4 --frac 0.5 --temperature 0.8 --seed 3
+succeeds 'refine' refine --model "$R" "$work/few" --passes 4 --frac 0.5 --temperature 0.8 --seed 3 \
+    --trace "$work/trace"
 check 'a line <|endoftext|> behind each text' end_lines 4
+check 'a trace of the start, four passes and the end' sh -c "[ \$(wc -l < '$work/trace') = 25 ]"
 check 'texts changed' sh -c "! cmp -s '$work/few' '$work/out'"
 cp "$work/out" "$work/refined"
 succeeds 'refine again' refine -m "$R" --passes 4 --frac 0.5 --temperature 0.8 --seed 3 --quiet "$work/few"
