@@ -141,18 +141,12 @@ static void put_json(trace *steps, json_t *value) {
     note_error(steps, failed || putc('\n', steps->file) == EOF);
 }
 
-/* Arguments need not be UTF-8; such a one is null. */
-static json_t *json_argument(const char *text) {
-    json_t *made = text == NULL ? NULL : json_string(text);
-    return made != NULL ? made : json_null();
-}
-
 /* The value of an option: a number, true or false, or as it is typed. */
 static json_t *json_option(const option *row, const void *settings) {
     const char *field = (const char *)settings + row->offset;
     char typed[400];
     if (row->kind == OPTION_FLAG) return json_boolean(*(const bool *)(const void *)field);
-    if (row->kind == OPTION_TEXT) return json_argument(*(const char *const *)(const void *)field);
+    if (row->kind == OPTION_TEXT) return json_name(*(const char *const *)(const void *)field);
     if (!option_value(row, settings, typed, sizeof typed)) return json_null();
     char *end;
     const double number = strtod(typed, &end);
@@ -179,7 +173,7 @@ void trace_begin(trace *steps, const dlm_model *model, const command *what, cons
     const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
     put_json(steps,
              json_pack("{s:s, s:i, s:s, s:o, s:o, s:I, s:s, s:o}", "format", "diffusionlm trace", "version",
-                       TRACE_VERSION, "command", what->name, "model", json_argument(dlm_model_source(model)),
+                       TRACE_VERSION, "command", what->name, "model", json_name(dlm_model_source(model)),
                        "tokenizer_hash",
                        tokenizer == NULL ? json_null() : json_hash(dlm_tokenizer_describe(tokenizer).hash),
                        "seed", (json_int_t)settings->seed, "program", dlm_version(), "options",

@@ -84,7 +84,7 @@ static bool value_to_try(const option *row, size_t k, char *value) {
 
 /* Options that set the defaults of others. */
 static bool sets_others(const option *row) {
-    static const char *const names[] = {"recipe", "preset", "steps", "epochs", "minutes"};
+    static const char *const names[] = {"recipe", "preset", "steps", "epochs", "minutes", "remask"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(row->name, names[i]) == 0) return true;
     return false;
