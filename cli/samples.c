@@ -119,7 +119,7 @@ bool on_step(void *user, const dlm_sample_step *step) {
     to->forwards = step->forwards;
     if (to->steps != NULL) {
         if (to->steps_only) clear_status();
-        trace_step(to->steps, step, to->done);
+        trace_step(to->steps, step);
         if (trace_failed(to->steps)) return true;
     }
     if (to->shown != NULL) return watch_step(to->shown, step);

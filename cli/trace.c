@@ -220,7 +220,8 @@ static void put_changes(trace *steps, const dlm_sample_step *step, size_t b) {
             put_change(steps, &any, p - start, step->ids[p], step->confidence[p]);
 }
 
-static void put_step(trace *steps, const dlm_sample_step *step, size_t b, size_t index) {
+static void put_step(trace *steps, const dlm_sample_step *step, size_t b) {
+    const size_t sample = step->first + b;
     const bool first = step->step == 0;
     size_t masked = 0;
     bool changed = first;
@@ -229,9 +230,10 @@ static void put_step(trace *steps, const dlm_sample_step *step, size_t b, size_t
         changed = changed || differs(steps, step, p);
     }
     if (!changed) return;
-    (void)fprintf(steps->file,
-                  "{\"index\":%zu,\"step\":%zu,\"steps\":%zu,\"t\":%.17g,\"masked\":%zu,\"forwards\":%zu",
-                  index, step->step, step->steps, step->times[b], masked, step->forwards);
+    (void)fprintf(steps->file, "{\"index\":%zu", sample / step->tries);
+    if (step->tries > 1) (void)fprintf(steps->file, ",\"try\":%zu", sample % step->tries);
+    (void)fprintf(steps->file, ",\"step\":%zu,\"steps\":%zu,\"t\":%.17g,\"masked\":%zu,\"forwards\":%zu",
+                  step->step, step->steps, step->times[b], masked, step->forwards);
     if (first)
         put_start(steps, step, b);
     else
@@ -239,7 +241,7 @@ static void put_step(trace *steps, const dlm_sample_step *step, size_t b, size_t
     (void)fputs("]}\n", steps->file);
 }
 
-void trace_step(trace *steps, const dlm_sample_step *step, size_t first) {
+void trace_step(trace *steps, const dlm_sample_step *step) {
     const size_t T = step->offsets[step->n];
     void *ids = steps->ids, *confidence = steps->confidence;
     if (steps->error != 0) return;
@@ -250,7 +252,7 @@ void trace_step(trace *steps, const dlm_sample_step *step, size_t first) {
     steps->confidence = confidence;
     if (steps->error != 0) return;
     errno = 0;
-    for (size_t b = 0; b < step->n; b++) put_step(steps, step, b, first + b);
+    for (size_t b = 0; b < step->n; b++) put_step(steps, step, b);
     end_lines(steps);
     memcpy(steps->ids, step->ids, T * sizeof *steps->ids);
     memcpy(steps->confidence, step->confidence, T * sizeof *steps->confidence);

@@ -18,8 +18,8 @@ typedef struct trace trace;
 int trace_open(const char *path, trace **steps);
 /* The first line: the model, and the command with its settings, which begin with a `common`. */
 void trace_begin(trace *steps, const dlm_model *model, const command *what, const common *settings);
-/* A line for each of the samples first, first + 1, ... that this step changed. */
-void trace_step(trace *steps, const dlm_sample_step *step, size_t first);
+/* A line for each sample that this step changed. */
+void trace_step(trace *steps, const dlm_sample_step *step);
 /* The last line of a sample; text may be NULL. */
 void trace_sample(trace *steps, size_t index, const int32_t *ids, size_t n, const char *text, size_t bytes);
 /* Could something not be written? Nothing more is then tried. */

@@ -95,6 +95,10 @@ static size_t put_status(watch *shown, const dlm_sample_step *step) {
     const double share = (double)masked / (double)n;
     (void)snprintf(part, sizeof part, "step %zu of %zu", step->step, step->steps);
     add_part(status, columns, part);
+    if (step->tries > 1) {
+        (void)snprintf(part, sizeof part, "try %zu of %zu", step->first % step->tries + 1, step->tries);
+        add_part(status, columns, part);
+    }
     write_bar(share, sizeof bar - 1, bar, sizeof bar);
     (void)snprintf(part, sizeof part, "masked %3.0f%% %s", 100 * share, bar);
     add_part(status, columns, part);

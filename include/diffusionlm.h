@@ -344,6 +344,8 @@ typedef struct dlm_sample_step {
     const double *times;  /* (n) t at which each sequence last went through the model */
     size_t forwards;      /* forward passes so far */
     int32_t mask_id;
+    size_t first; /* the index of the sample that sequence 0 is */
+    size_t tries; /* of dlm_fill: sample i is candidate i % tries of text i / tries; elsewhere 1 */
 } dlm_sample_step;
 /* Called after every step, before the first one too (step 0). Returning true stops: what is revealed stays as
  * it is, and the call returns DLM_OK. Positions that it masks at the last step are committed in one more,

@@ -158,7 +158,9 @@ static dlm_status check_options(const fill *f, dlm_error *err) {
 static bool on_step(void *user, const dlm_sample_step *step) {
     fill *f = user;
     const dlm_sample_options *sample = &f->options->sample;
-    f->stopped = sample->on_step != NULL && sample->on_step(sample->user, step);
+    dlm_sample_step shown = *step;
+    shown.tries = f->tries;
+    f->stopped = sample->on_step != NULL && sample->on_step(sample->user, &shown);
     return f->stopped;
 }
 

@@ -66,7 +66,9 @@ bool dlm__long_step(void *user, const dlm_sample_step *step) {
                                    .fixed = w->fixed,
                                    .times = step->times,
                                    .forwards = w->forwards + step->forwards,
-                                   .mask_id = step->mask_id};
+                                   .mask_id = step->mask_id,
+                                   .first = step->first,
+                                   .tries = step->tries};
     w->stopped = w->on_step(w->user, &shown);
     for (size_t p = 0; p < w->n; p++) {
         const size_t i = p - w->start;

@@ -216,7 +216,9 @@ dlm_status dlm__sampling_report(dlm_sampling *s, size_t step, size_t steps, dlm_
                                    .fixed = s->fixed,
                                    .times = s->times,
                                    .forwards = s->forwards,
-                                   .mask_id = s->model->mask_id};
+                                   .mask_id = s->model->mask_id,
+                                   .first = s->start.first,
+                                   .tries = 1};
     s->stopped = s->start.on_step(s->start.user, &shown);
     const size_t V = s->model->layout->config.vocab_size;
     for (size_t p = 0; p < s->T; p++) {

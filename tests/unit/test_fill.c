@@ -131,15 +131,18 @@ TEST(a_text_does_not_depend_on_the_others) {
 
 /* What candidates there are, seen by the step callback. */
 typedef struct seen {
-    size_t n, calls, lengths[1000];
+    size_t n, calls, tries, lengths[1000];
     bool stops;
 } seen;
 
 static bool look(void *user, const dlm_sample_step *step) {
     seen *s = user;
-    if (step->step == 0)
+    if (step->step == 0) {
+        CHECK_INT_EQ(step->first, s->n);
+        s->tries = step->tries;
         for (size_t b = 0; b < step->n && s->n < 1000; b++)
             s->lengths[s->n++] = step->offsets[b + 1] - step->offsets[b];
+    }
     s->calls++;
     return s->stops;
 }
@@ -169,7 +172,7 @@ TEST(lengths_of_ranges) {
     REQUIRE(model != NULL);
     /* " " "a" and the end are three tokens. All lengths where they are few: */
     fill_and_look(model, "a[MASK:4-6]", 0, 1, &s);
-    REQUIRE(s.n == 3);
+    REQUIRE(s.n == 3 && s.tries == 3);
     for (size_t k = 0; k < 3; k++) CHECK_INT_EQ(s.lengths[k], 3 + 4 + k);
     fill_and_look(model, "a[MASK:4-6][MASK:1-2]", 0, 1, &s);
     REQUIRE(s.n == 6);
@@ -205,8 +208,10 @@ TEST(lengths_of_ranges) {
     /* One length is tried once. */
     fill_and_look(model, "a[MASK:4]", 0, 5, &s);
     CHECK_INT_EQ(s.n, 5);
+    CHECK_INT_EQ(s.tries, 1);
     fill_and_look(model, "a[MASK:4]", 3, 5, &s);
     CHECK_INT_EQ(s.n, 15);
+    CHECK_INT_EQ(s.tries, 3);
     dlm_model_free(model);
 }
 

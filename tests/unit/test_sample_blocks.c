@@ -177,6 +177,7 @@ static bool look(void *user, const dlm_sample_step *step) {
     watcher *w = user;
     size_t masked = 0;
     CHECK_INT_EQ(step->n, 1);
+    CHECK_INT_EQ(step->tries, 1);
     CHECK_INT_EQ(step->offsets[0], 0);
     CHECK_INT_EQ(step->offsets[1], 40);
     CHECK_INT_EQ(step->step, w->calls == 0 ? 0 : w->step + 1);

@@ -150,6 +150,7 @@ typedef struct script {
 
 static bool play(void *user, const dlm_sample_step *step) {
     script *s = user;
+    CHECK(step->first == 5 && step->tries == 1);
     s->calls++;
     s->last_step = step->step;
     s->last_steps = step->steps;
@@ -177,7 +178,7 @@ static dlm_status sample_eight(const dlm_model *model, script *s, int32_t ids[8]
     dlm_sample_options options = dlm_sample_defaults();
     options.on_step = play;
     options.user = s;
-    return dlm_sample(model, &options, 0, 1, &L, ids, fixed, confidence, NULL, err);
+    return dlm_sample(model, &options, 5, 1, &L, ids, fixed, confidence, NULL, err);
 }
 
 static void set_masked(int32_t ids[8]) {
