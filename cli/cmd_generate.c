@@ -1,6 +1,7 @@
 /* generate: samples texts. */
 #include "commands.h"
 
+#include "drafts.h"
 #include "samples.h"
 #include "sampling.h"
 #include "terminal.h"
@@ -15,8 +16,8 @@ typedef struct generate_settings {
     common shared;
     model_choice model;
     sampling_choice sampling;
-    size_t count, length; /* length 0: drawn from the model's histogram */
-    const char *prompt;
+    draft_choice draft;
+    size_t count;
     watch_choice watch;
 } generate_settings;
 
@@ -38,11 +39,7 @@ static const option options[] = {
     MODEL_ROWS(generate_settings, model),
     OPTION_ROW(generate_settings, count, .name = "count", .letter = 'n', .kind = OPTION_SIZE, .argument = "N",
                .min = 1, .max = OPTION_COUNT_MAX, .help = "how many texts"),
-    OPTION_ROW(generate_settings, length, .name = "length", .kind = OPTION_SIZE, .argument = "N", .min = 1,
-               .max = 65536, .word = "auto", .word_value = 0,
-               .help = "tokens of a text; auto: drawn from the lengths of the texts it was trained on"),
-    OPTION_ROW(generate_settings, prompt, .name = "prompt", .kind = OPTION_TEXT, .argument = "TEXT",
-               .help = "how each text begins"),
+    DRAFT_ROWS(generate_settings, draft),
     OPTION_ROW(generate_settings, sampling.options.order, .name = "order", .kind = OPTION_CHOICE,
                .choices = order_choices, .help = "which positions are revealed first"),
     REVEAL_ROWS(generate_settings, sampling),
@@ -63,64 +60,6 @@ static const option options[] = {
                .help = "print a line of JSON for each text, with its ids"),
     {0}};
 
-/* The ids that a text begins with. */
-typedef struct prompt {
-    int32_t *ids;
-    size_t n;
-} prompt;
-
-static int read_prompt(const generate_settings *settings, const dlm_model *model, prompt *start) {
-    if (settings->prompt == NULL) return EXIT_DONE;
-    if (settings->prompt[0] == 0) {
-        (void)fail("--prompt is empty");
-        return EXIT_USAGE;
-    }
-    const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
-    if (tokenizer == NULL)
-        return fail("--prompt needs a tokenizer, and there is none beside %s; -t names one",
-                    dlm_model_source(model));
-    dlm_error err = {0};
-    dlm_status read = dlm_tokenizer_encode(tokenizer, settings->prompt, strlen(settings->prompt), false,
-                                           &start->ids, &start->n, &err);
-    return read == DLM_OK ? EXIT_DONE : fail("--prompt: %s", err.message);
-}
-
-/* Do length and prompt fit the model and each other? */
-static int check_lengths(const generate_settings *settings, const dlm_model *model, const prompt *start) {
-    size_t most = dlm_model_config(model)->max_seq_len;
-    if (settings->length > most)
-        return fail("--length %zu: the model takes at most %zu tokens", settings->length, most);
-    size_t room = settings->length > 0 ? settings->length : most;
-    if (start->n >= room)
-        return fail("--prompt has %zu tokens and leaves nothing to write: %s %zu", start->n,
-                    settings->length > 0 ? "--length is" : "the model takes at most", room);
-    return EXIT_DONE;
-}
-
-/* The length of text `index`: given, or drawn until it is longer than the prompt. */
-static size_t choose_length(const generate_settings *settings, const dlm_model *model, const prompt *start,
-                            size_t index) {
-    enum { TRIES = 1000 };
-    if (settings->length > 0) return settings->length;
-    for (uint64_t i = 0; i < TRIES; i++) {
-        size_t length = dlm_sample_length(model, settings->shared.seed + i, index);
-        if (length > start->n) return length;
-    }
-    return dlm_model_config(model)->max_seq_len;
-}
-
-/* Adds text `index` to the batch, all masks behind the prompt. */
-static int add_text(batch *sequences, const dlm_model *model, const prompt *start, size_t length) {
-    size_t at = add_sequence(sequences, length);
-    if (at == SIZE_MAX) return EXIT_FAILED;
-    for (size_t i = 0; i < length; i++) {
-        bool given = i < start->n;
-        sequences->ids[at + i] = given ? start->ids[i] : mask_id(model);
-        sequences->fixed[at + i] = given;
-    }
-    return EXIT_DONE;
-}
-
 /* What is left of the time allowed, for the next n texts. */
 static double time_for(const generate_settings *settings, double started, size_t done, size_t n) {
     const double least = 1e-3, most = settings->sampling.options.max_seconds;
@@ -129,49 +68,69 @@ static double time_for(const generate_settings *settings, double started, size_t
     return rest > least ? rest : least;
 }
 
-static int generate(const generate_settings *settings, dlm_sample_options sample, const prompt *start,
+/* How many texts are written at once: one where it is watched; their candidates count too. */
+static size_t texts_at_once(const draft_choice *draft, const writer *to) {
+    const size_t most = dlm_model_config(to->model)->max_seq_len;
+    const size_t longest = draft->length > 0 && draft->length < most ? draft->length : most;
+    const size_t n = sequences_at_once(to->model, longest) / (draft->tries > 0 ? draft->tries : 1);
+    return to->shown != NULL || n == 0 ? 1 : n;
+}
+
+static int write_texts(writer *to, const dlm_template *draft, const dlm_fill_options *fill, size_t n,
+                       dlm_filled *filled, size_t *lengths) {
+    dlm_error err = {0};
+    int32_t *ids = NULL;
+    begin_batch(to);
+    const dlm_status status =
+        dlm_fill(to->model, draft, fill, to->done, n, filled, &ids, &to->forwards, &err);
+    for (size_t b = 0; b < n; b++) lengths[b] = filled[b].length;
+    const batch sequences = {.n = n, .lengths = lengths, .ids = ids, .filled = filled};
+    /* Stopped, there is nothing to write, but the display to be removed. */
+    const int written =
+        status == DLM_OK || status == DLM_CANCELLED ? write_batch(to, &sequences) : fail_in_options(&err);
+    dlm_free(ids);
+    return written;
+}
+
+static int generate(const generate_settings *settings, dlm_sample_options sample, const dlm_template *draft,
                     writer *to) {
     const double started = seconds_now();
-    const dlm_model *model = to->model;
-    dlm_error err = {0};
-    batch sequences = {0};
-    sample.seed = settings->shared.seed;
-    sample.on_step = on_step;
-    sample.user = to;
-    size_t longest = settings->length > 0 ? settings->length : dlm_model_config(model)->max_seq_len;
-    size_t at_once = to->shown != NULL ? 1 : sequences_at_once(model, longest);
-    int status = EXIT_DONE;
+    dlm_fill_options fill = dlm_fill_defaults();
+    fill.sample = sample;
+    fill.sample.seed = settings->shared.seed;
+    fill.sample.on_step = on_step;
+    fill.sample.user = to;
+    fill.length = settings->draft.length;
+    fill.tries = settings->draft.tries;
+    fill.context = settings->draft.context;
+    fill.at_once = to->shown != NULL;
+    const size_t at_once = texts_at_once(&settings->draft, to);
+    dlm_filled *filled = calloc(at_once, sizeof *filled);
+    size_t *lengths = calloc(at_once, sizeof *lengths);
+    int status = filled != NULL && lengths != NULL ? EXIT_DONE : fail("out of memory");
     to->all = settings->count;
     while (to->done < settings->count && status == EXIT_DONE) {
-        clear_batch(&sequences);
-        for (size_t i = to->done; i < settings->count && sequences.n < at_once && status == EXIT_DONE; i++)
-            status = add_text(&sequences, model, start, choose_length(settings, model, start, i));
-        if (status != EXIT_DONE) break;
-        begin_batch(to);
-        sample.max_seconds = time_for(settings, started, to->done, sequences.n);
-        if (dlm_sample(model, &sample, to->done, sequences.n, sequences.lengths, sequences.ids,
-                       sequences.fixed, NULL, &to->forwards, &err) != DLM_OK)
-            status = fail_in_options(&err);
-        else
-            status = write_batch(to, &sequences);
+        const size_t left = settings->count - to->done, n = left < at_once ? left : at_once;
+        fill.sample.max_seconds = time_for(settings, started, to->done, n);
+        status = write_texts(to, draft, &fill, n, filled, lengths);
     }
-    free_batch(&sequences);
+    free(filled);
+    free(lengths);
     return status;
 }
 
 static int run(const void *given) {
     const generate_settings *settings = given;
     writer to;
-    prompt start = {0};
+    dlm_template *draft = NULL;
     sampling_choice sampling = settings->sampling;
     int32_t *bans = NULL;
     int status = open_writer(&to, &command_generate, &settings->shared, &settings->model, &settings->watch);
-    if (status == EXIT_DONE) status = read_prompt(settings, to.model, &start);
-    if (status == EXIT_DONE) status = check_lengths(settings, to.model, &start);
+    if (status == EXIT_DONE) status = read_draft(&settings->draft, to.model, &draft);
     if (status == EXIT_DONE) status = read_bans(&sampling, to.model, &bans);
-    if (status == EXIT_DONE) status = generate(settings, sampling.options, &start, &to);
+    if (status == EXIT_DONE) status = generate(settings, sampling.options, draft, &to);
     free(bans);
-    dlm_free(start.ids);
+    dlm_template_free(draft);
     return close_writer(&to, status);
 }
 
@@ -179,12 +138,16 @@ const command command_generate = {
     .name = "generate",
     .summary = "lets a model write texts",
     .description =
-        "Samples texts: begins with nothing but masks (after the prompt, if there is one) and reveals them "
-        "step "
-        "by step. Each text is followed by a line <|endoftext|>. The same --seed gives the same texts; text "
-        "number i depends on the seed and i alone.\n\nWith --json a line for each text: {\"text\", \"ids\", "
-        "\"seed\", \"index\", \"forwards\", \"seconds\"}; the last two are of the batch that it was sampled "
-        "in.",
+        "Samples texts: begins with nothing but masks around what is given, and reveals them step by step. "
+        "Each text is followed by a line <|endoftext|>. The same --seed gives the same texts; text number i "
+        "depends on the seed and i alone.\n\nWhat is given comes back as it stands. --prompt begins the "
+        "text, "
+        "--suffix ends it, --template is all of it with masks to fill in. A text of more tokens than the "
+        "model "
+        "takes (--length) is written block by block, each a continuation of what came before; it can end "
+        "only in the last one.\n\nWith --json a line for each text: {\"text\", \"ids\", \"seed\", "
+        "\"index\", \"forwards\", \"seconds\"}; the last two are of the batch that it was sampled in. Where "
+        "several candidates were tried, \"nelbo_per_token\" is that of the one kept, in nats.",
     .example = "diffusionlm generate -m run -n 3 --prompt 'Once upon a time'",
     .options = options,
     .settings_size = sizeof(generate_settings),

@@ -3,6 +3,7 @@
 #include "json.h"
 #include "terminal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,26 +129,39 @@ bool on_step(void *user, const dlm_sample_step *step) {
     return draw_progress(NULL, stage, step->step, step->steps, seconds_now() - to->started);
 }
 
-/* The text of n ids; text is NULL where there is no tokenizer. */
-static int write_json(const writer *to, size_t index, const int32_t *ids, size_t n, const char *text,
-                      size_t bytes) {
-    return print_json(json_pack("{s:o, s:o, s:I, s:I, s:I, s:f}", "text",
-                                text == NULL ? json_null() : json_text(text, bytes), "ids", json_ids(ids, n),
-                                "seed", (json_int_t)to->seed, "index", (json_int_t)index, "forwards",
-                                (json_int_t)to->forwards, "seconds", seconds_now() - to->started));
+/* One sequence of a batch. */
+typedef struct sample {
+    size_t index, n;
+    const int32_t *ids; /* (n) */
+    int candidate;      /* -1, or which of several it is */
+    double nelbo;       /* per token, or not a number */
+} sample;
+
+/* Its text is NULL where there is no tokenizer. */
+static int write_json(const writer *to, const sample *one, const char *text, size_t bytes) {
+    json_t *line = json_pack(
+        "{s:o, s:o, s:I, s:I, s:I, s:f}", "text", text == NULL ? json_null() : json_text(text, bytes), "ids",
+        json_ids(one->ids, one->n), "seed", (json_int_t)to->seed, "index", (json_int_t)one->index, "forwards",
+        (json_int_t)to->forwards, "seconds", seconds_now() - to->started);
+    if (line != NULL && isfinite(one->nelbo) &&
+        json_object_set_new(line, "nelbo_per_token", json_real(one->nelbo)) != 0) {
+        json_decref(line);
+        line = NULL;
+    }
+    return print_json(line);
 }
 
-static int write_one(const writer *to, size_t index, const int32_t *ids, size_t n) {
+static int write_one(const writer *to, const sample *one) {
     dlm_error err = {0};
     char *text = NULL;
     size_t bytes = 0;
     if (dlm_model_tokenizer(to->model) != NULL &&
-        dlm_sample_text(to->model, ids, n, &text, &bytes, &err) != DLM_OK)
+        dlm_sample_text(to->model, one->ids, one->n, &text, &bytes, &err) != DLM_OK)
         return fail_with(&err);
     int status = EXIT_DONE;
-    if (to->steps != NULL) trace_sample(to->steps, index, ids, n, text, bytes);
+    if (to->steps != NULL) trace_sample(to->steps, one->index, one->candidate, one->ids, one->n, text, bytes);
     if (to->json) {
-        status = write_json(to, index, ids, n, text, bytes);
+        status = write_json(to, one, text, bytes);
     } else if (!to->steps_only) {
         (void)write_text(stdout, to->terminal, text, bytes);
         (void)fputs(to->shown == NULL ? "\n<|endoftext|>\n" : "\n\n", stdout);
@@ -168,7 +182,14 @@ int write_batch(writer *to, const batch *sequences) {
     int status = EXIT_DONE;
     size_t start = 0;
     for (size_t i = 0; i < sequences->n && status == EXIT_DONE; i++) {
-        status = write_one(to, to->done++, sequences->ids + start, sequences->lengths[i]);
+        sample one = {.index = to->done++,
+                      .n = sequences->lengths[i],
+                      .ids = sequences->ids + start,
+                      .candidate = -1,
+                      .nelbo = (double)NAN};
+        if (sequences->filled != NULL) one.nelbo = sequences->filled[i].nats_per_token;
+        if (isfinite(one.nelbo)) one.candidate = (int)sequences->filled[i].candidate;
+        status = write_one(to, &one);
         start += sequences->lengths[i];
     }
     return status;

@@ -15,9 +15,10 @@
 /* n sequences packed one after the other, as dlm_sample takes them. */
 typedef struct batch {
     size_t n, tokens;
-    size_t *lengths; /* (n) */
-    int32_t *ids;    /* (tokens) */
-    uint8_t *fixed;  /* (tokens) */
+    size_t *lengths;          /* (n) */
+    int32_t *ids;             /* (tokens) */
+    uint8_t *fixed;           /* (tokens) */
+    const dlm_filled *filled; /* NULL, or (n) what is known of them */
 } batch;
 
 /* Makes room for one more sequence of `length` positions and returns where they begin in ids and fixed (0

@@ -258,9 +258,15 @@ void trace_step(trace *steps, const dlm_sample_step *step) {
     memcpy(steps->confidence, step->confidence, T * sizeof *steps->confidence);
 }
 
-void trace_sample(trace *steps, size_t index, const int32_t *ids, size_t n, const char *text, size_t bytes) {
+void trace_sample(trace *steps, size_t index, int candidate, const int32_t *ids, size_t n, const char *text,
+                  size_t bytes) {
     if (steps->error != 0) return;
-    put_json(steps, json_pack("{s:I, s:b, s:o, s:o}", "index", (json_int_t)index, "done", 1, "ids",
-                              json_ids(ids, n), "text", text == NULL ? json_null() : json_text(text, bytes)));
+    json_t *line = json_pack("{s:I, s:b, s:o, s:o}", "index", (json_int_t)index, "done", 1, "ids",
+                             json_ids(ids, n), "text", text == NULL ? json_null() : json_text(text, bytes));
+    if (line != NULL && candidate >= 0 && json_object_set_new(line, "try", json_integer(candidate)) != 0) {
+        json_decref(line);
+        line = NULL;
+    }
+    put_json(steps, line);
     end_lines(steps);
 }

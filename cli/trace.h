@@ -20,8 +20,9 @@ int trace_open(const char *path, trace **steps);
 void trace_begin(trace *steps, const dlm_model *model, const command *what, const common *settings);
 /* A line for each sample that this step changed. */
 void trace_step(trace *steps, const dlm_sample_step *step);
-/* The last line of a sample; text may be NULL. */
-void trace_sample(trace *steps, size_t index, const int32_t *ids, size_t n, const char *text, size_t bytes);
+/* The last line of a sample; candidate: -1, or which one of several was kept; text may be NULL. */
+void trace_sample(trace *steps, size_t index, int candidate, const int32_t *ids, size_t n, const char *text,
+                  size_t bytes);
 /* Could something not be written? Nothing more is then tried. */
 bool trace_failed(const trace *steps);
 /* Ends the file, or with keep false removes it. EXIT_DONE, or said what could not be written. Accepts NULL.

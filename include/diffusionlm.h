@@ -477,7 +477,8 @@ DLM_API void dlm_template_allow(void *choice, size_t sequence, size_t position, 
                                 uint8_t *allowed);
 
 typedef struct dlm_fill_options {
-    dlm_sample_options sample; /* the callbacks' sequence b is candidate b of those sampled at once */
+    dlm_sample_options sample; /* max_seconds is of the whole call; the callbacks' sequence b is candidate b
+                                  of those sampled at once */
     size_t length;  /* 0: by the blanks; where one is of any number, drawn (dlm_sample_length). Else tokens of
                        the whole text, its end included; beyond max_seq_len it is written block by block */
     size_t tries;   /* 0: 8 where a blank has a range, else 1. Of so many candidates for each text the one of
@@ -489,14 +490,20 @@ typedef struct dlm_fill_options {
 } dlm_fill_options;
 DLM_API dlm_fill_options dlm_fill_defaults(void);
 
+/* What became of a text. */
+typedef struct dlm_filled {
+    size_t length;         /* tokens */
+    size_t candidate;      /* the one that was kept, 0 .. tries - 1 */
+    double nats_per_token; /* its NELBO, up to its first end token; not a number (NAN) when there was one */
+} dlm_filled;
+
 /* Fills text (NULL: nothing is given, and the length any) n times. Text b is a function of (seed, first + b):
- * its candidate k is sample (first + b) tries + k, of that seed, and sample.allow and sample.on_step are
- * asked too. lengths (n); *ids gets the sum of them, packed, freed with dlm_free; nats_per_token (n) or NULL
- * the NELBO per token of what was kept, up to its first end token, not a number with 1 try; *forwards (may be
- * NULL) the passes of sampling. A step callback that stops: DLM_CANCELLED. */
+ * its candidate k is sample (first + b) tries + k of that seed. filled (n); *ids gets the ids of the texts,
+ * packed, freed with dlm_free; *forwards (may be NULL) the passes of sampling. A step callback that stops:
+ * DLM_CANCELLED. */
 DLM_API dlm_status dlm_fill(const dlm_model *model, const dlm_template *text, const dlm_fill_options *options,
-                            size_t first, size_t n, size_t *lengths, int32_t **ids, double *nats_per_token,
-                            size_t *forwards, dlm_error *err);
+                            size_t first, size_t n, dlm_filled *filled, int32_t **ids, size_t *forwards,
+                            dlm_error *err);
 
 /* ---- likelihood
  * ----------------------------------------------------------------------------------------------------------

@@ -188,7 +188,15 @@ static dlm_status sample(fill *f, const dlm_sample_options *options, size_t m, d
     return status;
 }
 
+/* Of the time allowed, the part of the next m candidates. */
+static double share_of_time(const fill *f, double started, size_t m) {
+    const double most = f->options->sample.max_seconds;
+    if (!(most > 0)) return most;
+    return fmax((started + most - dlm__seconds()) * (double)m / (double)(f->C - f->at), 1e-9);
+}
+
 static dlm_status sample_all(fill *f, dlm_error *err) {
+    const double started = dlm__seconds();
     const size_t limit = f->model->layout->config.max_seq_len;
     const size_t most = f->options->at_once > 0 ? f->options->at_once : f->C;
     dlm_sample_options options = f->options->sample;
@@ -202,6 +210,7 @@ static dlm_status sample_all(fill *f, dlm_error *err) {
         size_t m = 1;
         while (m < most && f->at + m < f->C && f->lengths[f->at] <= limit && f->lengths[f->at + m] <= limit)
             m++;
+        options.max_seconds = share_of_time(f, started, m);
         DLM_TRY(sample(f, &options, m, err));
         f->at += m;
     }
@@ -243,7 +252,7 @@ static dlm_status score(fill *f, size_t b, dlm_error *err) {
 }
 
 /* Of each text the best candidate, moved to the front of ids. */
-static dlm_status keep_best(fill *f, size_t *lengths, double *nats_per_token, dlm_error *err) {
+static dlm_status keep_best(fill *f, dlm_filled *filled, dlm_error *err) {
     size_t end = 0;
     for (size_t b = 0; b < f->n; b++) {
         size_t best = b * f->tries;
@@ -251,9 +260,10 @@ static dlm_status keep_best(fill *f, size_t *lengths, double *nats_per_token, dl
         for (size_t k = 1; k < f->tries; k++)
             if (f->nats[b * f->tries + k] < f->nats[best]) best = b * f->tries + k;
         memmove(f->ids + end, f->ids + f->offsets[best], f->lengths[best] * sizeof *f->ids);
-        lengths[b] = f->lengths[best];
-        end += lengths[b];
-        if (nats_per_token != NULL) nats_per_token[b] = f->tries > 1 ? f->nats[best] : (double)NAN;
+        filled[b] = (dlm_filled){.length = f->lengths[best],
+                                 .candidate = best - b * f->tries,
+                                 .nats_per_token = f->tries > 1 ? f->nats[best] : (double)NAN};
+        end += f->lengths[best];
     }
     return DLM_OK;
 }
@@ -291,7 +301,7 @@ static dlm_status lay_out_candidates(fill *f, dlm_error *err) {
     return DLM_OK;
 }
 
-static dlm_status run(fill *f, size_t *lengths, double *nats_per_token, dlm_error *err) {
+static dlm_status run(fill *f, dlm_filled *filled, dlm_error *err) {
     if (f->text->model != f->model)
         return dlm__fail(err, DLM_ARGUMENT, "the template was made for another model");
     if (f->options->draws == 0) return dlm__fail(err, DLM_ARGUMENT, "0 draws tell nothing of a likelihood");
@@ -300,19 +310,19 @@ static dlm_status run(fill *f, size_t *lengths, double *nats_per_token, dlm_erro
     f->C = f->n * f->tries;
     DLM_TRY(lay_out_candidates(f, err));
     DLM_TRY(sample_all(f, err));
-    return keep_best(f, lengths, nats_per_token, err);
+    return keep_best(f, filled, err);
 }
 
 dlm_status dlm_fill(const dlm_model *model, const dlm_template *text, const dlm_fill_options *options,
-                    size_t first, size_t n, size_t *lengths, int32_t **ids, double *nats_per_token,
-                    size_t *forwards, dlm_error *err) {
+                    size_t first, size_t n, dlm_filled *filled, int32_t **ids, size_t *forwards,
+                    dlm_error *err) {
     *ids = NULL;
     if (forwards != NULL) *forwards = 0;
     dlm_template *nothing = NULL;
     if (text == NULL) DLM_TRY(dlm_template_around(model, NULL, 0, NULL, 0, &nothing, err));
     fill f = {
         .model = model, .text = text != NULL ? text : nothing, .options = options, .first = first, .n = n};
-    const dlm_status status = run(&f, lengths, nats_per_token, err);
+    const dlm_status status = run(&f, filled, err);
     if (forwards != NULL) *forwards = f.forwards;
     if (status == DLM_OK)
         *ids = f.ids;

@@ -84,8 +84,13 @@ refuses 2 'remasking belongs to the order ancestral' generate -m "$R" --remask c
 refuses 2 'eta 0.5 is a probability of remasking' generate -m "$R" --eta 0.5
 refuses 2 'takes a step for each masked position' generate -m "$R" --order first_hitting --steps 5
 refuses 2 'both say how many' generate -m "$R" --entropy-bound 1 --confidence-threshold 0.5
-refuses 1 '--length 65: the model takes at most 64 tokens' generate -m "$R" --length 65
-refuses 1 'leaves nothing to write: --length is 3' generate -m "$R" --length 3 --prompt 'Once upon a time there was a cat'
+succeeds 'past the length of the model' generate -m "$R" --length 100 --context 20 --steps 8 --json
+check 'all ids' has_length 100
+succeeds 'a suffix' generate -m "$R" --prompt 'Once' --suffix ' birds.' --length 20
+check 'is the end' sh -c "grep -q '^Once.* birds\.\$' '$work/out'"
+succeeds 'a template' generate -m "$R" --template 'Once [MASK:2-4] cat.' --tries 2 --steps 2
+check 'is filled in' sh -c "grep -q '^Once .* cat\.\$' '$work/out'"
+refuses 2 'leaves nothing to write: the length is 3' generate -m "$R" --length 3 --prompt 'Once upon a time there was a cat'
 refuses 2 '--prompt is empty' generate -m "$R" --prompt ''
 refuses 2 '--watch and --json exclude each other' generate -m "$R" --watch --json
 succeeds 'a trace' generate -m "$R" -n 2 --seed 7 --length 12 --trace "$work/trace" --json

@@ -21,20 +21,20 @@ TEST(nothing_given_is_a_plain_sample) {
     REQUIRE(model != NULL);
     dlm_fill_options options = dlm_fill_defaults();
     options.sample.seed = 9;
-    size_t lengths[N], start = 0, forwards, wanted;
+    dlm_filled filled[N];
+    size_t start = 0, forwards, wanted;
     int32_t *ids, want[64];
-    double nats[N];
     dlm_error err;
-    REQUIRE_OK(dlm_fill(model, NULL, &options, FIRST, N, lengths, &ids, nats, &forwards, &err), &err);
-    for (size_t b = 0; b < N; start += lengths[b++]) {
+    REQUIRE_OK(dlm_fill(model, NULL, &options, FIRST, N, filled, &ids, &forwards, &err), &err);
+    for (size_t b = 0; b < N; start += filled[b++].length) {
         check_context("text %zu", b);
-        REQUIRE(lengths[b] == dlm_sample_length(model, 9, FIRST + b));
-        CHECK(isnan(nats[b]));
-        for (size_t i = 0; i < lengths[b]; i++) want[i] = 2;
-        CHECK_OK(
-            dlm_sample(model, &options.sample, FIRST + b, 1, &lengths[b], want, NULL, NULL, &wanted, &err),
-            &err);
-        CHECK_MEM_EQ(ids + start, want, lengths[b] * sizeof *want);
+        REQUIRE(filled[b].length == dlm_sample_length(model, 9, FIRST + b));
+        CHECK(isnan(filled[b].nats_per_token));
+        for (size_t i = 0; i < filled[b].length; i++) want[i] = 2;
+        CHECK_OK(dlm_sample(model, &options.sample, FIRST + b, 1, &filled[b].length, want, NULL, NULL,
+                            &wanted, &err),
+                 &err);
+        CHECK_MEM_EQ(ids + start, want, filled[b].length * sizeof *want);
     }
     CHECK(forwards >= wanted);
     dlm_free(ids);
@@ -67,13 +67,13 @@ TEST(the_best_candidate_is_kept) {
     options.sample.seed = 4;
     options.tries = TRIES;
     options.draws = 7;
-    size_t lengths[N], start = 0, others = 0;
+    dlm_filled filled[N];
+    size_t start = 0, others = 0;
     int32_t *ids;
-    double nats[N];
-    REQUIRE_OK(dlm_fill(model, text, &options, 2, N, lengths, &ids, nats, NULL, &err), &err);
-    for (size_t b = 0; b < N; start += lengths[b++]) {
+    REQUIRE_OK(dlm_fill(model, text, &options, 2, N, filled, &ids, NULL, &err), &err);
+    for (size_t b = 0; b < N; start += filled[b++].length) {
         int32_t best[64] = {0};
-        size_t best_n = 0;
+        size_t best_n = 0, best_k = 0;
         double least = (double)INFINITY;
         for (size_t k = 0; k < TRIES; k++) {
             const size_t index = (2 + b) * TRIES + k, n = dlm_sample_length(model, 4, index), blank = n - 6;
@@ -89,12 +89,14 @@ TEST(the_best_candidate_is_kept) {
             if (own >= least) continue;
             least = own;
             best_n = n;
+            best_k = k;
             memcpy(best, candidate, n * sizeof *best);
             others += k > 0;
         }
         check_context("text %zu", b);
-        CHECK_CLOSE(nats[b], least, 1e-6);
-        if (CHECK(lengths[b] == best_n)) CHECK_MEM_EQ(ids + start, best, best_n * sizeof *best);
+        CHECK_CLOSE(filled[b].nats_per_token, least, 1e-6);
+        CHECK_INT_EQ(filled[b].candidate, best_k);
+        if (CHECK(filled[b].length == best_n)) CHECK_MEM_EQ(ids + start, best, best_n * sizeof *best);
     }
     CHECK(others > 0); /* else the first one would do */
     dlm_free(ids);
@@ -111,17 +113,19 @@ TEST(a_text_does_not_depend_on_the_others) {
     dlm_fill_options options = dlm_fill_defaults();
     options.tries = 3;
     options.draws = 4;
-    size_t lengths[N], start = 0;
+    dlm_filled filled[N];
+    size_t start = 0;
     int32_t *ids;
     dlm_error err;
-    REQUIRE_OK(dlm_fill(model, text, &options, 10, N, lengths, &ids, NULL, NULL, &err), &err);
-    for (size_t b = 0; b < N; start += lengths[b++]) {
-        size_t n;
+    REQUIRE_OK(dlm_fill(model, text, &options, 10, N, filled, &ids, NULL, &err), &err);
+    for (size_t b = 0; b < N; start += filled[b++].length) {
+        dlm_filled one;
         int32_t *alone;
         options.at_once = b % 3;
-        REQUIRE_OK(dlm_fill(model, text, &options, 10 + b, 1, &n, &alone, NULL, NULL, &err), &err);
+        REQUIRE_OK(dlm_fill(model, text, &options, 10 + b, 1, &one, &alone, NULL, &err), &err);
         check_context("text %zu", b);
-        if (CHECK(n == lengths[b])) CHECK_MEM_EQ(ids + start, alone, n * sizeof *alone);
+        if (CHECK(one.length == filled[b].length))
+            CHECK_MEM_EQ(ids + start, alone, one.length * sizeof *alone);
         dlm_free(alone);
     }
     dlm_free(ids);
@@ -157,12 +161,12 @@ static void fill_and_look(const dlm_model *model, const char *template_text, siz
     options.sample.on_step = look;
     options.sample.user = s;
     *s = (seen){0};
-    size_t *lengths = dlm__calloc(n, sizeof *lengths);
+    dlm_filled *filled = dlm__calloc(n, sizeof *filled);
     int32_t *ids = NULL;
     dlm_error err;
-    if (text != NULL) CHECK_OK(dlm_fill(model, text, &options, 0, n, lengths, &ids, NULL, NULL, &err), &err);
+    if (text != NULL) CHECK_OK(dlm_fill(model, text, &options, 0, n, filled, &ids, NULL, &err), &err);
     dlm_free(ids);
-    free(lengths);
+    free(filled);
     dlm_template_free(text);
 }
 
@@ -226,11 +230,10 @@ TEST(the_callback_stops) {
         options.at_once = at_once;
         options.sample.on_step = look;
         options.sample.user = &s;
-        size_t length;
+        dlm_filled filled;
         int32_t *ids;
         dlm_error err;
-        CHECK_STATUS(dlm_fill(model, NULL, &options, 0, 1, &length, &ids, NULL, NULL, &err), DLM_CANCELLED,
-                     &err);
+        CHECK_STATUS(dlm_fill(model, NULL, &options, 0, 1, &filled, &ids, NULL, &err), DLM_CANCELLED, &err);
         CHECK(ids == NULL);
         CHECK_INT_EQ(s.calls, 1);
     }
@@ -254,12 +257,12 @@ TEST(the_callers_own_callback_is_asked_too) {
     int32_t only = 99;
     options.sample.allow = forbid;
     options.sample.allow_user = &only;
-    size_t length;
+    dlm_filled filled;
     int32_t *ids;
     dlm_error err;
-    REQUIRE_OK(dlm_fill(model, text, &options, 0, 1, &length, &ids, NULL, NULL, &err), &err);
-    for (size_t i = 3; i + 1 < length; i++) CHECK_INT_EQ(ids[i], only);
-    CHECK_INT_EQ(length, 8);
+    REQUIRE_OK(dlm_fill(model, text, &options, 0, 1, &filled, &ids, NULL, &err), &err);
+    for (size_t i = 3; i + 1 < filled.length; i++) CHECK_INT_EQ(ids[i], only);
+    CHECK_INT_EQ(filled.length, 8);
     dlm_free(ids);
     dlm_template_free(text);
     dlm_model_free(model);
@@ -296,11 +299,11 @@ TEST(options_out_of_range) {
         options.tries = cases[c].tries;
         options.draws = cases[c].draws;
         options.context = cases[c].context;
-        size_t length;
+        dlm_filled filled;
         int32_t *ids;
-        CHECK_STATUS(dlm_fill(cases[c].model, cases[c].text, &options, cases[c].first, 1, &length, &ids, NULL,
-                              NULL, &err),
-                     DLM_ARGUMENT, &err);
+        CHECK_STATUS(
+            dlm_fill(cases[c].model, cases[c].text, &options, cases[c].first, 1, &filled, &ids, NULL, &err),
+            DLM_ARGUMENT, &err);
         CHECK_SAYS(&err, cases[c].says);
         CHECK(ids == NULL);
     }
@@ -316,7 +319,7 @@ TEST(no_texts) {
     const dlm_fill_options options = dlm_fill_defaults();
     int32_t *ids;
     dlm_error err;
-    CHECK_OK(dlm_fill(model, NULL, &options, 0, 0, NULL, &ids, NULL, NULL, &err), &err);
+    CHECK_OK(dlm_fill(model, NULL, &options, 0, 0, NULL, &ids, NULL, &err), &err);
     dlm_free(ids);
     dlm_model_free(model);
 }

@@ -362,13 +362,14 @@ static void check_comes_back(const dlm_model *model, dlm_rng *rng, bool open) {
         if (!CHECK_OK(dlm_template_parse(model, text, n, &made, &err), &err)) return;
     }
     check_context("%s, order %d", text, (int)options.sample.order);
-    size_t lengths[2], start = 0;
+    dlm_filled filled[2];
+    size_t start = 0;
     int32_t *ids = NULL;
-    if (CHECK_OK(dlm_fill(model, made, &options, 3, 2, lengths, &ids, NULL, NULL, &err), &err))
-        for (size_t b = 0; b < 2; start += lengths[b++]) {
+    if (CHECK_OK(dlm_fill(model, made, &options, 3, 2, filled, &ids, NULL, &err), &err))
+        for (size_t b = 0; b < 2; start += filled[b++].length) {
             char *got = NULL;
             size_t bytes = 0;
-            CHECK_OK(dlm_sample_text(model, ids + start, lengths[b], &got, &bytes, &err), &err);
+            CHECK_OK(dlm_sample_text(model, ids + start, filled[b].length, &got, &bytes, &err), &err);
             if (!CHECK(matches(&fixed, got, bytes))) printf("got %s\n", got);
             dlm_free(got);
         }
