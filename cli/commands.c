@@ -9,6 +9,7 @@ const command *const commands[] = {
     &command_prepare,
     &command_train,
     &command_eval,
+    &command_score,
     &command_generate,
     &command_refine,
     &command_info,

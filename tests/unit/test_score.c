@@ -88,13 +88,15 @@ static const plan plans[] = {
     {.order = DLM_ORDER_ENTROPY, .steps = 3, .reveal = DLM_REVEAL_COSINE},
     {.order = DLM_ORDER_LEFT_TO_RIGHT, .steps = 2, .reveal = DLM_REVEAL_COSINE},
     {.order = DLM_ORDER_CONFIDENCE, .steps = 40, .reveal = DLM_REVEAL_COSINE},
-    {.threshold = 0.3},
+    {.threshold = 0.42},
     {.threshold = 0.5},
-    {.threshold = 0.5, .steps = 2},
+    {.threshold = 0.55},
+    {.threshold = 0.5, .steps = 3},
     {.threshold = 1, .order = DLM_ORDER_RANDOM, .steps = 1},
-    {.bound = 0.3},
-    {.bound = 2.5, .order = DLM_ORDER_ENTROPY},
-    {.bound = 0.5, .steps = 2},
+    {.bound = 0.8},
+    {.bound = 2},
+    {.bound = 3.5, .order = DLM_ORDER_ENTROPY},
+    {.bound = 2, .steps = 3},
 };
 
 static dlm_sample_options options_of(const plan *p) {
@@ -222,7 +224,7 @@ TEST(a_walk_of_its_own) {
     for (size_t p = 31; p < T; p += 3) fixed[p] = (uint8_t)(p % 9); /* sequence 5; not 0 means fixed */
     for (size_t m = 0; m < 4; m++) {
         dlm_model *model = random_model(V, MOST, m < 2 ? DLM_TIME_ADALN : DLM_TIME_NONE,
-                                        m % 2 == 0 ? DLM_SCHEDULE_COSINE : DLM_SCHEDULE_LINEAR, 0.25, NULL);
+                                        m % 2 == 0 ? DLM_SCHEDULE_COSINE : DLM_SCHEDULE_LINEAR, 0.45, NULL);
         REQUIRE(model != NULL);
         for (size_t c = 0; c < COUNT(plans); c++) {
             dlm_score_options options = {.sampler = options_of(&plans[c])};
