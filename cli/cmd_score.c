@@ -61,8 +61,7 @@ static const option options[] = {
                .help = "print a line of JSON for each text, or for the table"),
     {0}};
 
-/* ---- which samplers ---------------------------------------------------------------------------------------
- */
+/* ---- which samplers ----------------------------------------------------------------------------------- */
 
 static scored_sampler *add_sampler(samplers *to, const char *name, const dlm_sample_options *like) {
     scored_sampler *sampler = &to->list[to->n++];
@@ -153,8 +152,7 @@ static int check_samplers(const dlm_model *model, const samplers *under) {
     return EXIT_DONE;
 }
 
-/* ---- a line for each text ---------------------------------------------------------------------------------
- */
+/* ---- a line for each text ----------------------------------------------------------------------------- */
 
 enum { COLUMN = 10, TEXT_WIDTH = 40 };
 
@@ -222,8 +220,7 @@ static int print_texts(const score_settings *settings, const samplers *under, co
     return status == EXIT_DONE ? flush_output() : status;
 }
 
-/* ---- the command ------------------------------------------------------------------------------------------
- */
+/* ---- the command -------------------------------------------------------------------------------------- */
 
 static int score(const score_settings *settings, const samplers *under, text_source *source) {
     score_table table = {0};
@@ -289,18 +286,18 @@ const command command_score = {
     .max_operands = SIZE_MAX,
     .summary = "how likely single texts are: bound, and exactly under each order",
     .description =
-        "Reads texts (standard input without FILE) and prints for each, per token, how many nats a model "
-        "needs "
-        "to write it: the NELBO, a bound of what the order random takes, with its standard error; and under "
-        "each sampler of generate whose order does not depend on what it draws, exactly: with one reveal a "
-        "step the likelihood of an autoregressive model in that order, with more that of the products within "
-        "its steps. A text longer than the model is the sum of consecutive windows. A "
-        "--confidence-threshold and an --entropy-bound are samplers beside the orders.\n\nWith --table all "
-        "texts are taken together, and the samplers are compared at 1, 2, 4, 8 and 16 reveals a step (or as "
-        "the options say): fewer passes, and what they cost in likelihood.\n\nWith --json a line for each "
-        "text: "
-        "{\"text\", \"tokens\", \"bytes\", \"nelbo_nats\", \"standard_error\", \"orders\": {NAME: "
-        "log-likelihood in nats}}; null where a sampler cannot write the text. The table is one object.",
+        "Reads texts (standard input without FILE) and prints for each, per token, how many nats a "
+        "model takes to write it: the NELBO, a bound of what the order random takes, with its standard "
+        "error; and under "
+        "each sampler of generate whose order does not depend on what it draws, exactly. With one reveal a "
+        "step this is the likelihood of an autoregressive model in that order; with more, of a sampler that "
+        "draws the tokens of a step independently. A text longer than the model is the sum of consecutive "
+        "windows. --confidence-threshold and --entropy-bound are samplers beside the orders.\n\n"
+        "With --table all texts are taken together, and the samplers compared at 1, 2, 4, 8 and 16 reveals a "
+        "step (or as the options say): fewer passes, and what they cost in likelihood.\n\n"
+        "With --json a line for each text: {\"text\", \"tokens\", \"bytes\", \"nelbo_nats\", "
+        "\"standard_error\", \"orders\": {NAME: log-likelihood in nats}}; null where a sampler cannot write "
+        "the text. The table is one object.",
     .example = "diffusionlm score -m run --table --documents 20 stories.txt",
     .options = options,
     .settings_size = sizeof(score_settings),

@@ -60,8 +60,7 @@ static row row_of(const score_table *table, const ratio_sums *sums) {
     return r;
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------------------
- */
+/* ---- JSON --------------------------------------------------------------------------------------------- */
 
 static json_t *json_setting(double value, bool set) {
     return set ? json_real(value) : json_null();
@@ -106,8 +105,7 @@ static int print_as_json(const score_table *table, const samplers *under) {
                                 "rows", rows));
 }
 
-/* ---- for people -------------------------------------------------------------------------------------------
- */
+/* ---- for people --------------------------------------------------------------------------------------- */
 
 static void print_row(const char *name, const char *plan, const row *r) {
     char error[16] = "-";

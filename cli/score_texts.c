@@ -10,8 +10,7 @@
 /* Positions that are worked on at once: a forward pass is no faster for each with more. */
 enum { POSITIONS_AT_ONCE = 4096 };
 
-/* ---- reading ----------------------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------------------------------------ */
 
 static int add_text_room(text_batch *to) {
     scored_text *texts = realloc(to->texts, (to->n + 1) * sizeof *texts);
@@ -109,8 +108,7 @@ void free_texts(text_batch *texts) {
     free_batch(&texts->windows);
 }
 
-/* ---- scoring ----------------------------------------------------------------------------------------------
- */
+/* ---- scoring ------------------------------------------------------------------------------------------ */
 
 /* What a batch shows of its progress. */
 typedef struct stage {

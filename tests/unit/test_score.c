@@ -6,8 +6,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* ---- PyTorch's values ------------------------------------------------------------------------------------
- */
+/* ---- PyTorch's values --------------------------------------------------------------------------------- */
 
 static void check_fixture(const char *isa, const dlm_model *model, const json_t *sequences,
                           const json_t *wants, size_t reveals) {
@@ -61,8 +60,7 @@ TEST(order_likelihoods_as_in_pytorch) {
     }
 }
 
-/* ---- a walk of its own -----------------------------------------------------------------------------------
- */
+/* ---- a walk of its own -------------------------------------------------------------------------------- */
 
 enum { V = 13, MOST = 12 };
 
@@ -246,8 +244,7 @@ TEST(a_walk_of_its_own) {
     }
 }
 
-/* ---- all texts --------------------------------------------------------------------------------------------
- */
+/* ---- all texts ---------------------------------------------------------------------------------------- */
 
 static void never_a_five_first(void *user, size_t sequence, size_t position, const int32_t *ids,
                                uint8_t *allowed) {
@@ -452,8 +449,7 @@ TEST(progress_can_cancel) {
     dlm_model_free(model);
 }
 
-/* ---- what it refuses --------------------------------------------------------------------------------------
- */
+/* ---- what it refuses ---------------------------------------------------------------------------------- */
 
 static bool never_stop(void *user, const dlm_sample_step *step) {
     (void)user;
