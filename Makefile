@@ -195,6 +195,7 @@ TEST_ENVIRONMENT = GOLDEN='$(abspath $(GOLDEN))' SHARED='$(abspath $(SHARED))' P
 
 .PHONY: test asan
 test: all $(UNIT_TESTS) $(REPLAYS) $(GOLDEN_STAMP)
+	@[ -d '$(GOLDEN)' ] || { echo "GOLDEN is '$(GOLDEN)', which is no folder" >&2; exit 1; }
 	@$(TEST_ENVIRONMENT) tests/run.sh $(UNIT_TESTS) $(REPLAYS) $(TEST_SCRIPTS)
 
 asan:

@@ -54,6 +54,17 @@ static inline const char *make_data(uint64_t seed, size_t documents, size_t long
     return ok ? dir : NULL;
 }
 
+/* The same such folder for all tests of a program. */
+static inline const char *same_data(size_t documents, size_t longest, size_t seq_len) {
+    static const char *folder;
+    if (folder == NULL) folder = make_data(1, documents, longest, seq_len);
+    return folder;
+}
+
+static inline const char *new_run(void) {
+    return path_in(temporary_dir(), "run");
+}
+
 /* Options of a run of some milliseconds a step on such data. */
 static inline dlm_train_options tiny_run(dlm_recipe recipe, const char *data, const char *run) {
     dlm_train_options o = dlm_train_defaults(recipe);

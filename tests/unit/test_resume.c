@@ -17,13 +17,7 @@ static const char *const files[] = {"model.safetensors", "raw.safetensors",     
 enum { FILES = sizeof files / sizeof *files };
 
 static const char *data_folder(void) {
-    static const char *folder;
-    if (folder == NULL) folder = make_data(1, DOCUMENTS, LONGEST, SEQ_LEN);
-    return folder;
-}
-
-static const char *new_run(void) {
-    return path_in(temporary_dir(), "run");
+    return same_data(DOCUMENTS, LONGEST, SEQ_LEN);
 }
 
 static const char *in_checkpoint(const char *run, size_t step, const char *file) {

@@ -13,13 +13,7 @@
 enum { DOCUMENTS = 120, LONGEST = 30, SEQ_LEN = 16 };
 
 static const char *data_folder(void) {
-    static const char *folder;
-    if (folder == NULL) folder = make_data(1, DOCUMENTS, LONGEST, SEQ_LEN);
-    return folder;
-}
-
-static const char *new_run(void) {
-    return path_in(temporary_dir(), "run");
+    return same_data(DOCUMENTS, LONGEST, SEQ_LEN);
 }
 
 static dlm_trainer *create(const dlm_train_options *options) {
