@@ -286,18 +286,17 @@ const command command_score = {
     .max_operands = SIZE_MAX,
     .summary = "how likely single texts are: bound, and exactly under each order",
     .description =
-        "Reads texts (standard input without FILE) and prints for each, per token, how many nats a "
-        "model takes to write it: the NELBO, a bound of what the order random takes, with its standard "
-        "error; and under "
-        "each sampler of generate whose order does not depend on what it draws, exactly. With one reveal a "
-        "step this is the likelihood of an autoregressive model in that order; with more, of a sampler that "
-        "draws the tokens of a step independently. A text longer than the model is the sum of consecutive "
-        "windows. --confidence-threshold and --entropy-bound are samplers beside the orders.\n\n"
-        "With --table all texts are taken together, and the samplers compared at 1, 2, 4, 8 and 16 reveals a "
-        "step (or as the options say): fewer passes, and what they cost in likelihood.\n\n"
-        "With --json a line for each text: {\"text\", \"tokens\", \"bytes\", \"nelbo_nats\", "
-        "\"standard_error\", \"orders\": {NAME: log-likelihood in nats}}; null where a sampler cannot write "
-        "the text. The table is one object.",
+        "Reads texts (standard input without FILE) and prints for each, per token, how many nats a model "
+        "takes to write it: the NELBO, a bound of what the order random takes, with its standard error; and "
+        "under each sampler of generate whose order does not depend on what it draws, exactly. With one "
+        "reveal a step this is the likelihood of an autoregressive model in that order; with more, of a "
+        "sampler that draws the tokens of a step independently. A text longer than the model is the sum of "
+        "consecutive windows. --confidence-threshold and --entropy-bound are samplers beside the "
+        "orders.\n\nWith --table all texts are taken together, and the samplers compared at 1, 2, 4, 8 and "
+        "16 reveals a step (or as the options say): fewer passes, and what they cost in "
+        "likelihood.\n\nWith --json a line for each text: {\"text\", \"tokens\", \"bytes\", "
+        "\"nelbo_nats\", \"standard_error\", \"orders\": {NAME: log-likelihood in nats}}; null where a "
+        "sampler cannot write the text. The table is one object.",
     .example = "diffusionlm score -m run --table --documents 20 stories.txt",
     .options = options,
     .settings_size = sizeof(score_settings),
