@@ -231,7 +231,7 @@ static int score(const score_settings *settings, const samplers *under, text_sou
     const bool lines = !settings->table && !settings->shared.json;
     int status;
     while ((status = read_texts(source, &texts)) == EXIT_DONE && texts.n > 0) {
-        if ((status = score_texts(source, nelbo, under, &texts)) != EXIT_DONE) break;
+        if ((status = score_texts(source, &nelbo, under, &texts)) != EXIT_DONE) break;
         if (lines && source->texts == 0) print_header(under);
         if (settings->table)
             add_to_table(&table, under, &texts);

@@ -172,24 +172,31 @@ static int score_under(const text_source *source, const samplers *under, size_t 
     return EXIT_DONE;
 }
 
-int score_texts(const text_source *source, dlm_nelbo_options nelbo, const samplers *under,
-                text_batch *texts) {
-    const size_t n = texts->windows.n;
-    const window_scores scores = {calloc(n, sizeof(double)), calloc(n, sizeof(double)),
-                                  calloc(n, sizeof(size_t))};
-    int status = EXIT_DONE;
-    if (scores.nats == NULL || scores.errors == NULL || scores.forwards == NULL)
-        status = fail("out of memory");
-    if (status == EXIT_DONE) status = score_nelbo(source, nelbo, texts, &scores);
+static int score_all(const text_source *source, const dlm_nelbo_options *nelbo, const samplers *under,
+                     text_batch *texts, const window_scores *scores) {
+    int status = score_nelbo(source, *nelbo, texts, scores);
     for (size_t i = 0; i < under->n && status == EXIT_DONE; i++)
-        status = score_under(source, under, i, texts, &scores);
-    free(scores.nats);
-    free(scores.errors);
-    free(scores.forwards);
+        status = score_under(source, under, i, texts, scores);
     clear_status();
     if (status == EXIT_DONE && stop_signal() != 0) {
         (void)fail("stopped");
         status = stop_status();
     }
+    return status;
+}
+
+int score_texts(const text_source *source, const dlm_nelbo_options *nelbo, const samplers *under,
+                text_batch *texts) {
+    const size_t n = texts->windows.n;
+    const window_scores scores = {calloc(n, sizeof(double)), calloc(n, sizeof(double)),
+                                  calloc(n, sizeof(size_t))};
+    int status;
+    if (scores.nats == NULL || scores.errors == NULL || scores.forwards == NULL)
+        status = fail("out of memory");
+    else
+        status = score_all(source, nelbo, under, texts, &scores);
+    free(scores.nats);
+    free(scores.errors);
+    free(scores.forwards);
     return status;
 }

@@ -48,9 +48,10 @@ typedef struct text_source {
 
 /* Reads the next texts; the batch stays empty at the end of them. EXIT_DONE, or said why not. */
 int read_texts(text_source *source, text_batch *to);
-/* Fills in the likelihoods of the batch; nelbo.seed is that of the first window of all. EXIT_DONE, or said
+/* Fills in the likelihoods of the batch; nelbo->seed is that of the first window of all. EXIT_DONE, or said
  * why not. */
-int score_texts(const text_source *source, dlm_nelbo_options nelbo, const samplers *under, text_batch *texts);
+int score_texts(const text_source *source, const dlm_nelbo_options *nelbo, const samplers *under,
+                text_batch *texts);
 /* Empties the batch, counting its texts as read; frees it. */
 void clear_texts(text_source *source, text_batch *texts);
 void free_texts(text_batch *texts);

@@ -92,6 +92,15 @@ check 'null' wrote '"impossible":3,"forwards_per_text":'
 : > "$work/empty"
 refuses 1 'there is no text to score' score -m "$R" "$work/empty" --table
 
+# Long enough that nobody waits for its end.
+i=0
+while [ $i -lt 40 ]; do cat "$work/text"; i=$((i + 1)); done > "$work/many"
+stopped() {
+    timeout --preserve-status -s INT 2 "$PROGRAM" score -m "$R" "$work/many" --table > "$work/out" 2> "$work/err"
+    [ $? = 130 ] && [ ! -s "$work/out" ] && said 'stopped'
+}
+check 'Ctrl-C ends it' stopped
+
 # ---- what it refuses --------------------------------------------------------------------------------------------------------
 refuses 2 "--orders: 'x' is none of confidence, margin, entropy, left_to_right" score -m "$R" --orders margin,x "$work/three"
 refuses 2 "--orders: '' is none of" score -m "$R" --orders '' "$work/three"
