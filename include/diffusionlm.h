@@ -402,16 +402,27 @@ DLM_API dlm_status dlm_sample(const dlm_model *model, const dlm_sample_options *
                               float *confidence, size_t *forwards, dlm_error *err);
 
 typedef struct dlm_refine_options {
-    uint64_t seed;      /* 0 */
-    size_t passes;      /* 8 */
-    double frac;        /* 0.15: each free position is masked with this probability */
-    double temperature; /* 0.9 */
+    uint64_t seed;         /* 0 */
+    size_t passes;         /* 8 */
+    double frac;           /* 0.15: each free position is masked with this probability */
+    double temperature;    /* 0.9 */
+    bool low_confidence;   /* false; true: the share frac of the free positions (at least one) of the lowest
+                              confidence is masked instead. That of a given token is its probability when a
+                              quarter of the free positions is masked, later as in dlm_sample */
+    const int32_t *banned; /* (banned_n) ids never drawn, besides [MASK], [PAD] and [UNK] */
+    size_t banned_n;
+    dlm_allow_callback allow; /* NULL */
+    void *allow_user;
+    size_t context; /* 0: half of max_seq_len; how many positions of a window of a longer text are not
+                       refined, but seen: half of them on either side */
     dlm_step_callback on_step;
     void *user;
 } dlm_refine_options;
 DLM_API dlm_refine_options dlm_refine_defaults(void);
-/* Remasks and resamples n packed texts in place; arguments as dlm_sample. Positions that are masked are
- * resampled with the first pass. */
+/* Remasks and resamples n packed texts in place; arguments as dlm_sample, but that lengths may be of any
+ * size. A longer text than max_seq_len is refined in windows, from its begin to its end, all passes of one
+ * after the other; where there is one, the texts are refined one by one, and the callbacks see one at a time.
+ * Positions that are masked are resampled with the first pass. */
 DLM_API dlm_status dlm_refine(const dlm_model *model, const dlm_refine_options *options, size_t first,
                               size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                               dlm_error *err);

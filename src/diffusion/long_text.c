@@ -10,8 +10,9 @@ static void layout(dlm_long_text *w) {
     w->fixed = dlm__arena_take(&w->arena, w->n, sizeof *w->fixed);
 }
 
-dlm_status dlm__long_create(dlm_long_text *w, size_t n, int32_t *ids, const uint8_t *fixed, dlm_error *err) {
-    *w = (dlm_long_text){.n = n, .ids = ids, .banned = -1};
+dlm_status dlm__long_create(dlm_long_text *w, const dlm_model *model, size_t n, int32_t *ids,
+                            const uint8_t *fixed, dlm_error *err) {
+    *w = (dlm_long_text){.n = n, .mask_id = model->mask_id, .ids = ids, .banned = -1};
     layout(w);
     DLM_TRY(dlm__arena_allocate(&w->arena, "a long text", err));
     layout(w);
@@ -29,17 +30,18 @@ void dlm__long_free(dlm_long_text *w) {
 void dlm__long_next(dlm_long_text *w, size_t start, size_t length, size_t first, size_t last) {
     w->start = start;
     w->length = length;
-    w->last_step = 0;
+    w->last_step = w->window_forwards = 0;
     for (size_t i = 0; i < length; i++) {
         const size_t p = start + i;
-        w->window_fixed[i] = p < first || p >= last || w->fixed[p];
+        const bool outside = p < first || p >= last;
+        w->window_fixed[i] = w->fixed[p] || (outside && w->ids[p] != w->mask_id);
     }
 }
 
-void dlm__long_end(dlm_long_text *w, size_t forwards) {
+void dlm__long_end(dlm_long_text *w) {
     w->done++;
     w->steps += w->last_step;
-    w->forwards += forwards;
+    w->forwards += w->window_forwards;
 }
 
 uint64_t dlm__long_seed(const dlm_long_text *w, uint64_t seed) {
@@ -52,6 +54,7 @@ uint64_t dlm__long_seed(const dlm_long_text *w, uint64_t seed) {
 bool dlm__long_step(void *user, const dlm_sample_step *step) {
     dlm_long_text *w = user;
     w->last_step = step->step;
+    w->window_forwards = step->forwards;
     if (w->on_step == NULL || (step->step == 0 && w->done > 0)) return false;
     const size_t offsets[2] = {0, w->n}, ahead = w->all > w->done ? w->all - w->done - 1 : 0;
     for (size_t i = 0; i < w->length; i++)

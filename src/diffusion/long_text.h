@@ -7,6 +7,7 @@
 
 typedef struct dlm_long_text {
     size_t n;
+    int32_t mask_id;
     int32_t *ids;              /* (n) borrowed: changed in place */
     dlm_step_callback on_step; /* the caller's, may be NULL */
     void *user;
@@ -23,22 +24,22 @@ typedef struct dlm_long_text {
     size_t steps;    /* taken in them */
     size_t forwards; /* passes in them */
     bool stopped;
-    size_t last_step;
-    int32_t *before;   /* (n) ids as the callback got them */
-    float *confidence; /* (n) */
-    uint8_t *fixed;    /* (n) of the whole text */
+    size_t last_step, window_forwards; /* in this one so far */
+    int32_t *before;                   /* (n) ids as the callback got them */
+    float *confidence;                 /* (n) */
+    uint8_t *fixed;                    /* (n) of the whole text */
     dlm_arena arena;
 } dlm_long_text;
 
 /* For n ids, fixed (n) or NULL copied; the callbacks are set by the caller. */
-dlm_status dlm__long_create(dlm_long_text *text, size_t n, int32_t *ids, const uint8_t *fixed,
-                            dlm_error *err);
+dlm_status dlm__long_create(dlm_long_text *text, const dlm_model *model, size_t n, int32_t *ids,
+                            const uint8_t *fixed, dlm_error *err);
 void dlm__long_free(dlm_long_text *text);
 /* Goes on to the next window, of the text's `length` positions from start on: the ones from `first` to `last`
- * are worked on, the others fixed. Those of them that are given as fixed are so too. */
+ * are worked on, the others fixed, unless they are masked. */
 void dlm__long_next(dlm_long_text *text, size_t start, size_t length, size_t first, size_t last);
-/* After it, with the passes it took. */
-void dlm__long_end(dlm_long_text *text, size_t forwards);
+/* After it. */
+void dlm__long_end(dlm_long_text *text);
 /* The seed of the window: that of the first is the text's own. */
 uint64_t dlm__long_seed(const dlm_long_text *text, uint64_t seed);
 

@@ -50,15 +50,14 @@ static dlm_status sample_windows(const char *isa, const dlm_model *model, const 
     block next = {0};
     for (size_t from = 0; next_block(model, context, w->n, w->ids, from, &next) && !w->stopped;
          from = next.start + limit) {
-        size_t forwards = 0;
         dlm__long_next(w, next.start, limit, next.first, w->n);
         w->banned = next.start + limit < w->n ? end : -1;
         options.allow = w->banned >= 0 || w->allow != NULL ? dlm__long_allow : NULL;
         options.seed = dlm__long_seed(w, given->seed);
         options.max_seconds = share_of_time(w, given->max_seconds, started);
         DLM_TRY(dlm__sample(isa, model, &options, index, 1, &limit, w->ids + next.start, w->window_fixed,
-                            NULL, &forwards, err));
-        dlm__long_end(w, forwards);
+                            NULL, NULL, err));
+        dlm__long_end(w);
     }
     return DLM_OK;
 }
@@ -86,7 +85,7 @@ dlm_status dlm__sample_blocks(const char *isa, const dlm_model *model, const dlm
     if (context == 0) context = limit / 2;
     DLM_TRY(check(model, context, n, ids, err));
     dlm_long_text w;
-    DLM_TRY(dlm__long_create(&w, n, ids, fixed, err));
+    DLM_TRY(dlm__long_create(&w, model, n, ids, fixed, err));
     w.on_step = options->on_step;
     w.user = options->user;
     w.allow = options->allow;
