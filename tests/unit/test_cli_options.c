@@ -102,9 +102,7 @@ static void check_stored(const command *what, const option *row, const char *val
     check_context("%s %s %s: %s", what->name, extra[0], value, error.message);
     if (CHECK(before != NULL && after != NULL)) {
         char got[VALUE], was[VALUE];
-        option stored = *row; /* beside the required one, which came first */
-        if (row->again > 0) stored.offset = row->again;
-        read_value(&stored, after, got);
+        read_value(row, after, got);
         CHECK_STR_EQ(got, value);
         const option *other;
         for (size_t i = 0; (other = option_at(what, i)) != NULL; i++) {
