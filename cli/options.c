@@ -230,12 +230,21 @@ static bool store_text(const option *what, const char *shown, const char *value,
     return true;
 }
 
+static bool store_texts(const char *shown, const char *value, void *field, parse_error *error) {
+    text_list *list = field;
+    if (list->n == TEXT_LIST_MAX)
+        return refuse(error, "%s: %.100s is one too many, there can be %d", shown, value, TEXT_LIST_MAX);
+    list->items[list->n++] = value;
+    return true;
+}
+
 static bool store(const option *what, const char *shown, const char *value, void *settings,
                   parse_error *error) {
     char *field = (char *)settings + what->offset;
     switch (what->kind) {
     case OPTION_FLAG: *(bool *)(void *)field = true; return true;
     case OPTION_TEXT: return store_text(what, shown, value, settings, error);
+    case OPTION_TEXTS: return store_texts(shown, value, field, error);
     case OPTION_CHOICE: return store_choice(what, shown, value, field, error);
     default: return store_number(what, shown, value, field, error);
     }
@@ -261,6 +270,12 @@ bool option_value(const option *what, const void *settings, char *buffer, size_t
         memcpy(&text, field, sizeof text);
         if (text == NULL) return false;
         (void)snprintf(buffer, size, "%s", text);
+        return true;
+    }
+    case OPTION_TEXTS: { /* the last one */
+        const text_list *list = (const text_list *)(const void *)field;
+        if (list->n == 0) return false;
+        (void)snprintf(buffer, size, "%s", list->items[list->n - 1]);
         return true;
     }
     case OPTION_CHOICE: {

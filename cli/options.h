@@ -17,8 +17,15 @@ typedef enum option_kind {
     OPTION_WHOLE,  /* uint64_t */
     OPTION_REAL,   /* double */
     OPTION_CHOICE, /* int, or an enum: the place of the value in `choices` */
-    OPTION_TEXT    /* const char * */
+    OPTION_TEXT,   /* const char * */
+    OPTION_TEXTS   /* text_list: the option may stand several times, in commands without `adjust` */
 } option_kind;
+
+enum { TEXT_LIST_MAX = 64 };
+typedef struct text_list {
+    size_t n;
+    const char *items[TEXT_LIST_MAX];
+} text_list;
 
 typedef struct option {
     const char *name;           /* without its dashes */

@@ -1,5 +1,6 @@
 #include "samples.h"
 
+#include "diff.h"
 #include "json.h"
 #include "terminal.h"
 
@@ -53,6 +54,7 @@ void free_batch(batch *sequences) {
     free(sequences->lengths);
     free(sequences->ids);
     free(sequences->fixed);
+    free(sequences->before);
 }
 
 /* Logits are the largest thing that grows with a batch: at most 2^25 of them, 128 MiB; and beyond some
@@ -132,10 +134,24 @@ bool on_step(void *user, const dlm_sample_step *step) {
 /* One sequence of a batch. */
 typedef struct sample {
     size_t index, n;
-    const int32_t *ids; /* (n) */
-    int candidate;      /* -1, or which of several it is */
-    double nelbo;       /* per token, or not a number */
+    const int32_t *ids, *before; /* (n); before may be NULL */
+    int candidate;               /* -1, or which of several it is */
+    double nelbo;                /* per token, or not a number */
 } sample;
+
+/* [[position, old id, new id], ...] */
+static json_t *json_changes(const sample *one) {
+    json_t *all = json_array();
+    for (size_t i = 0; i < one->n && all != NULL; i++) {
+        if (one->before[i] == one->ids[i]) continue;
+        if (json_array_append_new(
+                all, json_pack("[I, i, i]", (json_int_t)i, (int)one->before[i], (int)one->ids[i])) == 0)
+            continue;
+        json_decref(all);
+        all = NULL;
+    }
+    return all;
+}
 
 /* Its text is NULL where there is no tokenizer. */
 static int write_json(const writer *to, const sample *one, const char *text, size_t bytes) {
@@ -143,12 +159,28 @@ static int write_json(const writer *to, const sample *one, const char *text, siz
         "{s:o, s:o, s:I, s:I, s:I, s:f}", "text", text == NULL ? json_null() : json_text(text, bytes), "ids",
         json_ids(one->ids, one->n), "seed", (json_int_t)to->seed, "index", (json_int_t)one->index, "forwards",
         (json_int_t)to->forwards, "seconds", seconds_now() - to->started);
-    if (line != NULL && isfinite(one->nelbo) &&
-        json_object_set_new(line, "nelbo_per_token", json_real(one->nelbo)) != 0) {
-        json_decref(line);
-        line = NULL;
+    bool whole = line != NULL;
+    if (whole && isfinite(one->nelbo))
+        whole = json_object_set_new(line, "nelbo_per_token", json_real(one->nelbo)) == 0;
+    if (whole && one->before != NULL) whole = json_object_set_new(line, "changed", json_changes(one)) == 0;
+    if (whole) return print_json(line);
+    json_decref(line);
+    return print_json(NULL);
+}
+
+static int write_words(const writer *to, const sample *one, const char *text, size_t bytes) {
+    int status = EXIT_DONE;
+    if (to->diff) {
+        const int32_t end = end_id(to->model);
+        size_t n = 0;
+        while (n < one->n && (end < 0 || one->ids[n] != end)) n++;
+        status = write_diff(to->model, one->before, one->ids, n, to->terminal);
+    } else {
+        (void)write_text(stdout, to->terminal, text, bytes);
     }
-    return print_json(line);
+    (void)fputs(to->shown == NULL ? "\n<|endoftext|>\n" : "\n\n", stdout);
+    const int written = flush_output();
+    return status == EXIT_DONE ? written : status;
 }
 
 static int write_one(const writer *to, const sample *one) {
@@ -160,13 +192,10 @@ static int write_one(const writer *to, const sample *one) {
         return fail_with(&err);
     int status = EXIT_DONE;
     if (to->steps != NULL) trace_sample(to->steps, one->index, one->candidate, one->ids, one->n, text, bytes);
-    if (to->json) {
+    if (to->json)
         status = write_json(to, one, text, bytes);
-    } else if (!to->steps_only) {
-        (void)write_text(stdout, to->terminal, text, bytes);
-        (void)fputs(to->shown == NULL ? "\n<|endoftext|>\n" : "\n\n", stdout);
-        status = flush_output();
-    }
+    else if (!to->steps_only)
+        status = write_words(to, one, text, bytes);
     dlm_free(text);
     return status;
 }
@@ -185,6 +214,7 @@ int write_batch(writer *to, const batch *sequences) {
         sample one = {.index = to->done++,
                       .n = sequences->lengths[i],
                       .ids = sequences->ids + start,
+                      .before = sequences->before != NULL ? sequences->before + start : NULL,
                       .candidate = -1,
                       .nelbo = (double)NAN};
         if (sequences->filled != NULL) one.nelbo = sequences->filled[i].nats_per_token;

@@ -18,6 +18,7 @@ typedef struct batch {
     size_t *lengths;          /* (n) */
     int32_t *ids;             /* (tokens) */
     uint8_t *fixed;           /* (tokens) */
+    int32_t *before;          /* NULL, or (tokens) the ids that ids were before, for what changed */
     const dlm_filled *filled; /* NULL, or (n) what is known of them */
 } batch;
 
@@ -36,6 +37,7 @@ typedef struct writer {
     uint64_t seed;
     bool json;
     bool terminal;   /* the texts go to one */
+    bool diff;       /* texts show what changed in them */
     watch *shown;    /* NULL, or texts are drawn while they come, one at a time */
     trace *steps;    /* NULL, or the steps are written */
     bool steps_only; /* and no texts */

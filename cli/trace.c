@@ -141,12 +141,23 @@ static void put_json(trace *steps, json_t *value) {
     note_error(steps, failed || putc('\n', steps->file) == EOF);
 }
 
+static json_t *json_texts(const text_list *list) {
+    json_t *all = json_array();
+    for (size_t i = 0; i < list->n && all != NULL; i++) {
+        if (json_array_append_new(all, json_name(list->items[i])) == 0) continue;
+        json_decref(all);
+        all = NULL;
+    }
+    return all;
+}
+
 /* The value of an option: a number, true or false, or as it is typed. */
 static json_t *json_option(const option *row, const void *settings) {
     const char *field = (const char *)settings + row->offset;
     char typed[400];
     if (row->kind == OPTION_FLAG) return json_boolean(*(const bool *)(const void *)field);
     if (row->kind == OPTION_TEXT) return json_name(*(const char *const *)(const void *)field);
+    if (row->kind == OPTION_TEXTS) return json_texts((const text_list *)(const void *)field);
     if (!option_value(row, settings, typed, sizeof typed)) return json_null();
     char *end;
     const double number = strtod(typed, &end);

@@ -87,4 +87,52 @@ refuses 2 'nothing to write: the model takes at most 64, unless a greater length
 refuses 2 'a context of 64 tokens leaves no room to write in the 64 that the model takes' generate -m "$R" --length 100 \
     --context 64
 refuses 2 '--tries: 0 is not a whole number from 1 to 1000, nor auto' generate -m "$R" --tries 0
+# ---- refine ---------------------------------------------------------------------------------------------------------------
+printf ' Once upon a time there was a cat number 3.\n\n It saw 5 birds and\t2 dogs. \n<|endoftext|>\nOnce, twice and again.\n' > "$work/two"
+printf '{"s": " Once upon a time  there was a cat. "}\n{"s": "\\n\\nIt saw 5 birds."}\n' > "$work/spaced"
+succeeds 'nothing hidden' refine -m "$R" --format jsonl --field s --frac 1e-6 --passes 1 --json "$work/spaced"
+check 'texts come back with their spaces' sh -c "grep -q '\"text\":\" Once upon a time  there was a cat. \",' '$work/out' &&
+    grep -q '\"text\":\"\\\\n\\\\nIt saw 5 birds.\",' '$work/out'"
+check 'and nothing changed' sh -c "[ \$(grep -c '\"changed\":\[\]' '$work/out') = 2 ]"
+succeeds 'by low confidence' refine -m "$R" "$work/two" --low-confidence --passes 3 --frac 0.3 --seed 4 --json
+cp "$work/out" "$work/low"
+check 'something changed' wrote '"changed":[['
+succeeds 'again' refine -m "$R" "$work/two" --low-confidence --passes 3 --frac 0.3 --seed 4 --json
+check 'the same' sh -c "sed 's/\"seconds\":[0-9.e-]*//' '$work/out' > '$work/a'; sed 's/\"seconds\":[0-9.e-]*//' '$work/low' | cmp - '$work/a'"
+succeeds 'any token' refine -m "$R" "$work/two" --passes 3 --frac 0.3 --seed 4 --json
+check 'is another choice' sh -c "sed 's/\"seconds\":[0-9.e-]*//' '$work/out' > '$work/a'; ! sed 's/\"seconds\":[0-9.e-]*//' '$work/low' | cmp -s - '$work/a'"
+head -n 2 "$work/two" > "$work/alone"
+sed -n 3p "$work/two" >> "$work/alone"
+for model in "$R" "$work/original"; do
+    succeeds 'kept spans' refine -m "$model" "$work/alone" --frac 1 --passes 2 --keep 'upon a time' --keep '5 birds' --keep 'dogs.' --json
+    check 'stay' match '.*upon a time.*5 birds.*dogs.'
+done
+succeeds 'all kept' refine -m "$R" "$work/alone" --frac 1 --passes 2 --keep "$(sed -n 1p "$work/alone" | sed 's/^ //')" \
+    --keep "$(sed -n 3p "$work/alone" | sed 's/^ *//; s/ *$//')" --json
+check 'comes back but for the white space between' match 'Once upon a time there was a cat number 3\..*It saw 5 birds and\\t2 dogs\.'
+succeeds 'differences' refine -m "$R" "$work/two" --frac 0.4 --passes 2 --keep 'nce' --seed 6 --diff
+check 'in words' grep -qE '\[-[^]]+-\]\{\+[^}]+\+\}' "$work/out"
+check 'nothing for terminals in a file' sh -c "! grep -q '$(printf '\033')' '$work/out'"
+check 'a line <|endoftext|> behind each text' sh -c "[ \$(grep -c '^<|endoftext|>\$' '$work/out') = 2 ]"
+tr '\n' '\1' < "$work/out" > "$work/diff"
+# Without what was put in, it is the text before; without what was taken out, the text after.
+sed 's/{+[^}]*+}//g; s/\[-//g; s/-\]//g' "$work/diff" | tr '\1' '\n' > "$work/old"
+sed 's/\[-[^]]*-\]//g; s/{+//g; s/+}//g' "$work/diff" | tr '\1' '\n' > "$work/new"
+succeeds 'nothing hidden' refine -m "$R" "$work/two" --frac 1e-6 --passes 1
+check 'the old words are the text before' cmp "$work/out" "$work/old"
+succeeds 'no differences' refine -m "$R" "$work/two" --frac 0.4 --passes 2 --keep 'nce' --seed 6
+check 'the new words are the text after' cmp "$work/out" "$work/new"
+refuses 1 'text 2 does not have "upon a time"' refine -m "$R" "$work/two" --keep 'upon a time'
+refuses 2 '--keep is empty' refine -m "$R" "$work/two" --keep ''
+refuses 2 '--diff and --json exclude each other' refine -m "$R" "$work/two" --diff --json
+refuses 2 '--trace - and --diff both write to standard output' refine -m "$R" "$work/two" --diff --trace -
+printf '%s\n<|endoftext|>\nshort one\n' "$long" > "$work/long"
+succeeds 'a long text' refine -m "$R" "$work/long" --frac 0.5 --passes 2 --json
+check 'all its tokens, and the other text' sh -c "[ $(count 1) -gt 200 ] && [ $(wc -l < "$work/out") = 2 ]"
+succeeds 'a long text by low confidence' refine -m "$R" "$work/long" --low-confidence --context 9 --passes 2 --watch
+refuses 2 'a context of 64 tokens leaves none to refine of the 64 that the model takes' refine -m "$R" "$work/long" --context 64
+i=0; keeps=
+while [ $i -lt 65 ]; do keeps="$keeps --keep a"; i=$((i + 1)); done
+# shellcheck disable=SC2086
+refuses 2 '--keep: a is one too many, there can be 64' refine -m "$R" "$work/two" $keeps
 finish

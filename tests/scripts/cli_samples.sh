@@ -135,10 +135,11 @@ check 'a line each' lines 4
 tail -n 1 "$work/out" > "$work/one"
 cp "$work/one" "$work/out"
 # shellcheck disable=SC2086
-check 'keys' keys $generate_keys
+check 'keys' keys $generate_keys changed
 i=0
 while [ $i -lt 100 ]; do printf 'long '; i=$((i + 1)); done > "$work/long"
-refuses 1 'and the model takes at most 64' refine -m "$R" "$work/long"
+succeeds 'a long text' refine -m "$R" "$work/long" --low-confidence --keep 'long long' --context 20 --passes 2 --diff
+check 'is kept' sh -c "head -n 1 '$work/out' | grep -q '^long long '"
 refuses 2 '--frac: 0 is not a number from 1e-06 to 1' refine -m "$R" "$work/few" --frac 0
 refuses 1 "$work/absent" refine -m "$R" "$work/absent"
 

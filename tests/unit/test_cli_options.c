@@ -67,7 +67,8 @@ static bool value_to_try(const option *row, size_t k, char *value) {
     double numbers[] = {row->min, row->max > row->min + 7 ? row->min + 7 : row->max, row->max};
     switch (row->kind) {
     case OPTION_FLAG: return false;
-    case OPTION_TEXT: (void)snprintf(value, VALUE, "a text = with, all --sorts"); return k == 0;
+    case OPTION_TEXT:
+    case OPTION_TEXTS: (void)snprintf(value, VALUE, "a text = with, all --sorts"); return k == 0;
     case OPTION_CHOICE:
         if (row->choices[k] != NULL) (void)snprintf(value, VALUE, "%s", row->choices[k]);
         return row->choices[k] != NULL;
