@@ -203,7 +203,7 @@ def test_what_fails_leaves_an_earlier_trace(program, run, trained, tmp_path):
     before = path.read_bytes()
     long = tmp_path / "long.txt"
     long.write_text("The cat saw.\n<|endoftext|>\n" + "cat " * 300)
-    run("refine", "-m", trained, long, "--trace", path, status=1)
+    run("refine", "-m", trained, long, "--keep", "cat saw", "--trace", path, status=1)
     run("generate", "-m", tmp_path, "--trace", path, status=1)
     # No more room, in the middle of it, and at once.
     limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))}
