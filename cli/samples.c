@@ -25,8 +25,7 @@ int32_t end_id(const dlm_model *model) {
     return tokenizer == NULL ? END_ID : dlm_tokenizer_describe(tokenizer).end_id;
 }
 
-/* ---- batches ----------------------------------------------------------------------------------------------
- */
+/* ---- batches ------------------------------------------------------------------------------------------ */
 
 size_t add_sequence(batch *sequences, size_t length) {
     size_t start = sequences->tokens, tokens = start + length;
@@ -65,8 +64,7 @@ size_t sequences_at_once(const dlm_model *model, size_t length) {
     return rows > length ? rows / length : 1;
 }
 
-/* ---- output -----------------------------------------------------------------------------------------------
- */
+/* ---- output ------------------------------------------------------------------------------------------- */
 
 /* What goes to standard output, and only one thing does? */
 static int check_outputs(const writer *to, const watch_choice *seen) {

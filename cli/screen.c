@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* ---- lines ------------------------------------------------------------------------------------------------
- */
+/* ---- lines -------------------------------------------------------------------------------------------- */
 
 static void add_line(screen *on, const cells *text, size_t start, size_t end) {
     void *array = on->lines;
@@ -78,8 +77,7 @@ void screen_layout(screen *on, const cells *text, size_t below) {
     if (on->height < on->shown) on->height = on->shown;
 }
 
-/* ---- frames -----------------------------------------------------------------------------------------------
- */
+/* ---- frames ------------------------------------------------------------------------------------------- */
 
 static void note_row(screen *on, size_t width) {
     void *array = on->widths;

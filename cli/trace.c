@@ -28,8 +28,7 @@ struct trace {
     size_t ids_capacity, confidence_capacity;
 };
 
-/* ---- the file ---------------------------------------------------------------------------------------------
- */
+/* ---- the file ----------------------------------------------------------------------------------------- */
 
 static void note_error(trace *steps, bool failed) {
     if (failed && steps->error == 0) steps->error = errno != 0 ? errno : EIO;
@@ -124,8 +123,7 @@ int trace_close(trace *steps, bool keep) {
     return status;
 }
 
-/* ---- lines ------------------------------------------------------------------------------------------------
- */
+/* ---- lines -------------------------------------------------------------------------------------------- */
 
 /* Sends out what was written, so that who reads along sees whole lines. */
 static void end_lines(trace *steps) {

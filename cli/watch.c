@@ -41,8 +41,7 @@ watch_choice watch_choice_defaults(void) {
     return (watch_choice){.fps = 30};
 }
 
-/* ---- looks ------------------------------------------------------------------------------------------------
- */
+/* ---- looks -------------------------------------------------------------------------------------------- */
 
 static bool begin_text(watch *shown, size_t n) {
     void *before = shown->before, *looks = shown->looks;
@@ -75,8 +74,7 @@ static unsigned char look_of(watch *shown, const dlm_sample_step *step, size_t i
     return (unsigned char)(look | (changed ? LOOK_CHANGED : 0));
 }
 
-/* ---- below the text ---------------------------------------------------------------------------------------
- */
+/* ---- below the text ----------------------------------------------------------------------------------- */
 
 /* Adds a part to the status line if it fits. */
 static void add_part(char *status, size_t columns, const char *part) {
@@ -134,8 +132,7 @@ static size_t put_legend(watch *shown) {
     return sizeof "unsure " - 1 + SHADES + sizeof " sure  new  masked again" - 1;
 }
 
-/* ---- frames -----------------------------------------------------------------------------------------------
- */
+/* ---- frames ------------------------------------------------------------------------------------------- */
 
 /* Sleeps until the frame before has been seen long enough. */
 static void wait_for_frame(watch *shown) {
@@ -185,8 +182,7 @@ bool watch_step(void *user, const dlm_sample_step *step) {
     return stop_signal() != 0;
 }
 
-/* ---- the display ------------------------------------------------------------------------------------------
- */
+/* ---- the display -------------------------------------------------------------------------------------- */
 
 static void clear(void *user) {
     watch *shown = user;
