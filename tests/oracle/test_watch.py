@@ -89,14 +89,19 @@ def read_trace(text):
     lines = [json.loads(line) for line in text.split("\n")[:-1]]
     assert text.endswith("\n") and lines[0]["format"] == "diffusionlm trace" and lines[0]["version"] == 1
     samples = {}
+    tries = {}
     for line in lines[1:]:
+        one = line["index"], line.get("try", 0)
         if line.get("step") == 0:
-            assert line["index"] not in samples
-            samples[line["index"]] = Sample(line)
+            assert one not in tries
+            tries[one] = Sample(line)
         elif line.get("done"):
-            samples[line["index"]].done = line
+            tries[one].done = line
+            samples[line["index"]] = tries[one]
         else:
-            samples[line["index"]].take(line)
+            tries[one].take(line)
+    for one, sample in tries.items():
+        samples.setdefault(one[0], sample)
     return lines[0], samples
 
 
@@ -114,6 +119,9 @@ KINDS = {
     "loop": ["-n", 3, "--remask", "loop", "--length", 24],
     "first_hitting": ["-n", 4, "--order", "first_hitting"],
     "guidance": ["-n", 2, "--prompt", "The cat number", "--guidance", 0.5, "--reveals", 3, "--length", 20],
+    "template": ["-n", 3, "--template", "The cat [MASK:2-5] saw [MASK:3] birds.", "--steps", 4],
+    "tries": ["-n", 2, "--tries", 3, "--suffix", "56 birds.", "--length", 20],
+    "blocks": ["-n", 2, "--length", 80, "--steps", 7],
     "random": ["-n", 4, "--order", "random", "--reveal", "linear", "--temperature", 0],
 }
 
@@ -134,6 +142,7 @@ def test_trace_replays_to_the_ids(run, trained, tmp_path, kind):
     assert header["tokenizer_hash"] == json.loads(run("info", trained, "--json").stdout)["tokenizer_hash"]
     remasked = any(again for sample in samples.values() for *_, again in sample.states)
     assert remasked == ("--corrector-frac" in options or "--remask" in options)
+    assert ('"try"' in text) == (kind in ("template", "tries"))
     if "--prompt" in options:
         prompt = json.loads(run("tokenizer", "encode", "-t", trained / "tokenizer", "--json", input=b'"The cat number"').stdout)
         for sample in samples.values():
