@@ -27,35 +27,48 @@ static void add(ratio_sums *sums, double nats, const scored_text *text, size_t f
 void add_to_table(score_table *table, const samplers *under, const text_batch *texts) {
     for (size_t t = 0; t < texts->n; t++) {
         const scored_text *text = &texts->texts[t];
+        const double first = under->n > 0 ? -text->log_likelihood[0] : NAN;
         table->texts++;
         table->tokens += text->tokens;
         table->bytes += text->bytes;
         table->masks_variance += text->standard_error * text->standard_error;
         add(&table->nelbo, text->nelbo, text, text->tokens);
-        for (size_t i = 0; i < under->n; i++)
+        add(&table->more_nelbo, text->nelbo - first, text, 0);
+        for (size_t i = 0; i < under->n; i++) {
             add(&table->samplers[i], -text->log_likelihood[i], text, text->forwards[i]);
+            add(&table->more[i], -text->log_likelihood[i] - first, text, 0);
+        }
     }
 }
 
 /* What a row tells; not a number where it does not follow from the texts. */
 typedef struct row {
     double forwards, nats, standard_error, bits_per_byte, perplexity;
+    double more, more_error; /* nats than the first sampler */
 } row;
 
 /* The standard error of the ratio of sums R = sum x / sum m over n texts is that of sum (x - R m) / sum m
  * (Cochran, Sampling techniques, 1977, section 2.11). */
-static row row_of(const score_table *table, const ratio_sums *sums) {
+static double ratio_of(const ratio_sums *sums, double *standard_error) {
     const double n = (double)sums->n, ratio = sums->nats / sums->tokens;
-    row r = {.forwards = sums->forwards / n, .nats = INFINITY, .standard_error = NAN};
+    const double squares =
+        sums->nats_squared - 2 * ratio * sums->product + ratio * ratio * sums->tokens_squared;
+    *standard_error = n > 1 ? sqrt(fmax(squares, 0) * n / (n - 1)) / sums->tokens : NAN;
+    return ratio;
+}
+
+static row row_of(const score_table *table, const ratio_sums *sums, const ratio_sums *more) {
+    row r = {.forwards = sums->forwards / (double)sums->n,
+             .nats = INFINITY,
+             .standard_error = NAN,
+             .bits_per_byte = INFINITY,
+             .more = NAN,
+             .more_error = NAN};
     if (sums->impossible == 0) {
-        r.nats = ratio;
+        r.nats = ratio_of(sums, &r.standard_error);
         r.bits_per_byte = sums->nats / LN_2 / (double)table->bytes;
-        const double squares =
-            sums->nats_squared - 2 * ratio * sums->product + ratio * ratio * sums->tokens_squared;
-        if (n > 1) r.standard_error = sqrt(fmax(squares, 0) * n / (n - 1)) / sums->tokens;
-    } else {
-        r.bits_per_byte = INFINITY;
     }
+    if (more->impossible == 0) r.more = ratio_of(more, &r.more_error);
     r.perplexity = exp(r.nats);
     return r;
 }
@@ -71,21 +84,22 @@ static json_t *json_count(size_t value) {
 }
 
 static json_t *describe_row(const row *r) {
-    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "forwards_per_text", json_number(r->forwards),
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "forwards_per_text", json_number(r->forwards),
                      "nats_per_token", json_number(r->nats), "standard_error", json_number(r->standard_error),
-                     "bits_per_byte", json_number(r->bits_per_byte), "perplexity",
-                     json_number(r->perplexity));
+                     "bits_per_byte", json_number(r->bits_per_byte), "perplexity", json_number(r->perplexity),
+                     "more_nats_per_token", json_number(r->more), "standard_error_of_more",
+                     json_number(r->more_error));
 }
 
-static json_t *describe_sampler(const score_table *table, const scored_sampler *sampler,
-                                const ratio_sums *sums) {
-    const dlm_sample_options *o = &sampler->options;
-    const row r = row_of(table, sums);
-    json_t *all = json_pack(
-        "{s:s, s:o, s:o, s:o, s:o, s:I}", "order", sampler->name, "reveals_per_step",
-        json_count(o->reveals_per_step), "steps", json_count(o->steps), "confidence_threshold",
-        json_setting(o->confidence_threshold, o->confidence_threshold >= 0), "entropy_bound",
-        json_setting(o->entropy_bound, o->entropy_bound >= 0), "impossible", (json_int_t)sums->impossible);
+static json_t *describe_sampler(const score_table *table, const samplers *under, size_t i) {
+    const dlm_sample_options *o = &under->list[i].options;
+    const row r = row_of(table, &table->samplers[i], &table->more[i]);
+    json_t *all =
+        json_pack("{s:s, s:o, s:o, s:o, s:o, s:I}", "order", under->list[i].name, "reveals_per_step",
+                  json_count(o->reveals_per_step), "steps", json_count(o->steps), "confidence_threshold",
+                  json_setting(o->confidence_threshold, o->confidence_threshold >= 0), "entropy_bound",
+                  json_setting(o->entropy_bound, o->entropy_bound >= 0), "impossible",
+                  (json_int_t)table->samplers[i].impossible);
     json_t *values = describe_row(&r);
     if (all != NULL && values != NULL) (void)json_object_update(all, values);
     json_decref(values);
@@ -93,10 +107,10 @@ static json_t *describe_sampler(const score_table *table, const scored_sampler *
 }
 
 static int print_as_json(const score_table *table, const samplers *under) {
-    const row nelbo = row_of(table, &table->nelbo);
+    const row nelbo = row_of(table, &table->nelbo, &table->more_nelbo);
     json_t *rows = json_array(), *bound = describe_row(&nelbo);
     for (size_t i = 0; i < under->n; i++)
-        (void)json_array_append_new(rows, describe_sampler(table, &under->list[i], &table->samplers[i]));
+        (void)json_array_append_new(rows, describe_sampler(table, under, i));
     if (bound != NULL)
         (void)json_object_set_new(bound, "standard_error_masks",
                                   json_number(sqrt(table->masks_variance) / (double)table->tokens));
@@ -108,10 +122,12 @@ static int print_as_json(const score_table *table, const samplers *under) {
 /* ---- for people --------------------------------------------------------------------------------------- */
 
 static void print_row(const char *name, const char *plan, const row *r) {
-    char error[16] = "-";
-    if (isfinite(r->standard_error)) (void)snprintf(error, sizeof error, "%.4f", r->standard_error);
-    printf("%-15s %-14s %9.1f %12.4f %8s %11.4f %11.3f\n", name, plan, r->forwards, r->nats, error,
-           r->bits_per_byte, r->perplexity);
+    char error[24] = "-", more[24] = "-", more_error[24] = "-";
+    if (!isnan(r->standard_error)) (void)snprintf(error, sizeof error, "%.4f", r->standard_error);
+    if (!isnan(r->more)) (void)snprintf(more, sizeof more, "%+.4f", r->more);
+    if (!isnan(r->more_error)) (void)snprintf(more_error, sizeof more_error, "%.4f", r->more_error);
+    printf("%-14s %-15s %7.1f %10.4f %7s %9.4f %10.3f %9s %7s\n", name, plan, r->forwards, r->nats, error,
+           r->bits_per_byte, r->perplexity, more, more_error);
 }
 
 static void print_for_people(const score_table *table, const samplers *under) {
@@ -120,20 +136,21 @@ static void print_for_people(const score_table *table, const samplers *under) {
     write_count(table->tokens, tokens, sizeof tokens);
     write_count(table->bytes, bytes, sizeof bytes);
     printf("%zu texts, %s tokens, %s bytes\n\n", table->texts, tokens, bytes);
-    printf("%-15s %-14s %9s %12s %8s %11s %11s\n", "order", "reveals", "passes", "nats/token", "+-",
-           "bits/byte", "perplexity");
-    const row nelbo = row_of(table, &table->nelbo);
+    printf("%-14s %-15s %7s %10s %7s %9s %10s %9s %7s\n", "order", "reveals", "passes", "nats/token", "+-",
+           "bits/byte", "perplexity", "more", "+-");
+    const row nelbo = row_of(table, &table->nelbo, &table->more_nelbo);
     print_row("random (NELBO)", "1 a step", &nelbo);
     for (size_t i = 0; i < under->n; i++) {
-        const row r = row_of(table, &table->samplers[i]);
+        const row r = row_of(table, &table->samplers[i], &table->more[i]);
         if (i == 0 || strcmp(under->list[i].name, under->list[i - 1].name) != 0) printf("\n");
         print_row(under->list[i].name, under->list[i].plan, &r);
         impossible += table->samplers[i].impossible > 0;
     }
-    printf("\npasses: forward passes for a text, on average; +-: standard error, were these texts a sample "
-           "of\n");
-    printf("many. Of that of the NELBO %.4f is from the masks drawn.\n",
-           sqrt(table->masks_variance) / (double)table->tokens);
+    printf(
+        "\npasses: forward passes for a text, on average; more: nats per token than the first sampler, on\n"
+        "the same texts; +-: standard error, were these texts a sample of many. Of that of the NELBO\n"
+        "%.4f is from the masks drawn.\n",
+        sqrt(table->masks_variance) / (double)table->tokens);
     if (impossible > 0) printf("inf: with these options the sampler cannot write some of the texts.\n");
 }
 

@@ -13,7 +13,8 @@ typedef struct ratio_sums {
 typedef struct score_table {
     size_t texts, tokens, bytes;
     ratio_sums nelbo, samplers[SAMPLERS_MAX];
-    double masks_variance; /* of the sum of NELBOs */
+    ratio_sums more_nelbo, more[SAMPLERS_MAX]; /* what each takes more than the first sampler, text by text */
+    double masks_variance;                     /* of the sum of NELBOs */
 } score_table;
 
 void add_to_table(score_table *table, const samplers *under, const text_batch *texts);

@@ -116,3 +116,36 @@ def test_bound_is_the_reference_models(run, trained, shared):
     assert math.isclose(got["nelbo_nats"], want, abs_tol=1e-3) and got["standard_error"] == 0
     drawn = json.loads(run(*options, "--draws", 400, input=b"A cat.").stdout)
     assert abs(drawn["nelbo_nats"] - want) < 5 * drawn["standard_error"]
+
+
+def test_table_follows_from_the_lines(run, trained):
+    """Ratios of sums over texts, and their standard errors, as computed here from what is told of each text."""
+    texts = [f"A cat saw {i} dogs." + " It ran to the dog." * (i % 4) for i in range(7)]
+    options = ("score", "-m", trained, "--json", "--precision", "f32", "--format", "lines", "--reveals", 2)
+    lines = [json.loads(line) for line in run(*options, input="\n".join(texts).encode()).stdout.splitlines()]
+    table = json.loads(run(*options, "--table", input="\n".join(texts).encode()).stdout)
+    assert [line["text"] for line in lines] == texts and table["texts"] == len(texts)
+    tokens, bytes_ = [line["tokens"] for line in lines], sum(len(text) for text in texts)
+    assert (table["tokens"], table["bytes"]) == (sum(tokens), bytes_)
+
+    def ratio(nats):
+        mean = sum(nats) / sum(tokens)
+        squares = sum((x - mean * m) ** 2 for x, m in zip(nats, tokens, strict=True))
+        return mean, math.sqrt(squares * len(nats) / (len(nats) - 1)) / sum(tokens)
+
+    def check(row, nats, first):
+        got = [row["nats_per_token"], row["standard_error"], row["more_nats_per_token"], row["standard_error_of_more"],
+               row["bits_per_byte"], row["perplexity"]]  # fmt: skip
+        mean, error = ratio(nats)
+        want = [mean, error, *ratio([a - b for a, b in zip(nats, first, strict=True)]),
+                sum(nats) / math.log(2) / bytes_, math.exp(mean)]  # fmt: skip
+        assert got == pytest.approx(want, rel=1e-6, abs=1e-9)
+
+    first = [-line["orders"]["confidence"] for line in lines]
+    assert [row["order"] for row in table["rows"]] == list(lines[0]["orders"])
+    for row in table["rows"]:
+        check(row, [-line["orders"][row["order"]] for line in lines], first)
+        assert row["forwards_per_text"] == sum(math.ceil(n / 2) for n in tokens) / len(texts)
+    check(table["nelbo"], [line["nelbo_nats"] for line in lines], first)
+    masks = math.sqrt(sum(line["standard_error"] ** 2 for line in lines)) / sum(tokens)
+    assert table["nelbo"]["standard_error_masks"] == pytest.approx(masks)
