@@ -179,6 +179,15 @@ def test_trace_of_refine(run, trained, corpus, tmp_path):
         assert all(masked == 0 for masked in (line["masked"] for line in sample.lines))
 
 
+def test_trace_of_refined_windows(run, trained, tmp_path):
+    """A text that is longer than the model takes is refined window by window, and one text in the trace."""
+    text = " ".join(["The cat number 8 saw a dog and 56 birds."] * 8).encode()
+    options = ["refine", "-m", trained, "--passes", 3, "--frac", 0.2, "--json", "--trace", tmp_path / "trace"]
+    (row,) = result(run(*options, input=text).stdout)
+    _, samples = read_trace((tmp_path / "trace").read_text())
+    assert len(row["ids"]) > 64 and samples[0].ids == row["ids"] == samples[0].done["ids"]
+
+
 def test_a_model_without_tokenizer_is_traced(run, trained, tmp_path):
     step = trained / "checkpoints" / (trained / "latest").read_text().strip()
     for name in ("model.safetensors", "config.json"):
