@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 char *join(const char *dir, const char *name) {
     const size_t size = strlen(dir) + strlen(name) + 2;
@@ -49,4 +50,32 @@ bool is_empty_folder(const char *path) {
         empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
     (void)closedir(folder);
     return empty;
+}
+
+static bool write_and_sync(const char *path, const char *bytes, size_t n) {
+    FILE *file = fopen(path, "wb");
+    if (file == NULL) return false;
+    bool right = fwrite(bytes, 1, n, file) == n && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    const int why = errno;
+    if (fclose(file) != 0 && right) return false;
+    if (!right) errno = why;
+    return right;
+}
+
+int write_whole_file(const char *path, const char *bytes, size_t n) {
+    if (strcmp(path, "-") == 0) {
+        (void)fwrite(bytes, 1, n, stdout);
+        return flush_output();
+    }
+    const size_t size = strlen(path) + sizeof ".partial";
+    char *partial = malloc(size);
+    if (partial == NULL) return fail("out of memory");
+    (void)snprintf(partial, size, "%s.partial", path);
+    int status = EXIT_DONE;
+    if (!write_and_sync(partial, bytes, n) || rename(partial, path) != 0) {
+        status = fail("%s: cannot be written: %s", path, strerror(errno));
+        (void)unlink(partial);
+    }
+    free(partial);
+    return status;
 }

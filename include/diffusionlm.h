@@ -520,10 +520,23 @@ DLM_API dlm_status dlm_fill(const dlm_model *model, const dlm_template *text, co
  * ----------------------------------------------------------------------------------------------------------
  */
 
+/* Whether the masks of a text are drawn one by one, or in pairs that together mask every token
+ * (docs/likelihood.md).
+ */
+typedef enum dlm_masks {
+    DLM_MASKS_AUTO,         /* pairs where draws are even and at least 4, else one by one */
+    DLM_MASKS_INDEPENDENT,  /* one by one */
+    DLM_MASKS_COMPLEMENTARY /* pairs: draws must be even; a pair is one observation, so from 2 draws there is
+                               no standard error of the masks */
+} dlm_masks;
+
 typedef struct dlm_eval_options {
     uint64_t
         seed; /* 1: the masks are a function of it, the window and the draw alone, the same for every model */
-    size_t draws;         /* 2 masks of each window; standard_error takes at least 2 */
+    size_t draws;         /* 2 masks of each window; a standard error of the masks takes at least 2 */
+    dlm_masks masks;      /* AUTO */
+    bool exact;           /* false; true: all masks of each window, which may have at most 20 tokens; draws is
+                             not read */
     size_t seq_len;       /* 0: the model's max_seq_len */
     size_t max_documents; /* 0: all */
     dlm_progress progress;
@@ -531,16 +544,27 @@ typedef struct dlm_eval_options {
 } dlm_eval_options;
 DLM_API dlm_eval_options dlm_eval_defaults(void);
 
+/* NELBO of the texts. The standard errors and 95 % intervals (Student's t) are of nelbo: those of the masks
+ * tell how far it may be from the NELBO of just these documents, because masks were drawn; those of the
+ * documents, from that of all documents of which these are a sample, masks included. Not a number (NAN) where
+ * the data do not tell: of one draw or one pair, of one document. */
+typedef struct dlm_bound {
+    double nelbo; /* nats per token, by exact mask counts */
+    double standard_error, interval[2];
+    double standard_error_documents, interval_documents[2];
+    double bits_per_byte;
+    uint64_t tokens; /* that are scored */
+} dlm_bound;
+
 typedef struct dlm_eval_result {
     double eval_ce,
-        perplexity;        /* the original's: t drawn, cross-entropy over all masked positions; no bound */
-    double nelbo;          /* nats per token, by exact mask counts */
-    double standard_error; /* of nelbo from the masks alone, documents fixed */
-    double
-        standard_error_documents; /* of nelbo with the documents as a sample; both standard errors are not a
-                                     number (NAN) where the data do not tell: of one draw, one document */
-    double bits_per_byte;
-    uint64_t documents, windows, tokens, bytes;
+        perplexity; /* the original's: t drawn, cross-entropy over all masked positions; no bound */
+    dlm_bound all;  /* of all tokens, the end token too where the model has one */
+    dlm_bound text; /* the same passes without the end tokens' own part, which the model may see still;
+                       without end tokens as all */
+    bool end_token; /* the end token is scored in all */
+    bool exact;     /* by all masks: standard_error is 0 */
+    uint64_t documents, windows, bytes;
     double seconds;
 } dlm_eval_result;
 /* Measures model on the documents of data, made with the same vocabulary. Windows as in training (end token
@@ -548,25 +572,41 @@ typedef struct dlm_eval_result {
 DLM_API dlm_status dlm_eval(const dlm_model *model, const dlm_data *data, const dlm_eval_options *options,
                             dlm_eval_result *result, dlm_error *err);
 /* Two models on the same windows (by default as long as both take) and masks: results (2), and in *difference
- * what the second has more than the first. Its standard errors are of the difference of nelbo, from pairs of
- * draws, so smaller than those of models measured apart; its counts are those of each. DLM_MISMATCH when one
- * scores the end token or pads and the other does not. */
+ * what the second has more than the first. Its standard errors and intervals are of the difference of nelbo,
+ * from pairs of draws, so smaller than those of models measured apart; its counts are those of each.
+ * DLM_MISMATCH when one scores the end token or pads and the other does not. */
 DLM_API dlm_status dlm_eval_pair(const dlm_model *first, const dlm_model *second, const dlm_data *data,
                                  const dlm_eval_options *options, dlm_eval_result results[2],
                                  dlm_eval_result *difference, dlm_error *err);
 
+/* Cross-entropy where a share of the tokens is masked: nats per masked token, with the same two kinds of
+ * standard errors and intervals as dlm_bound. */
+typedef struct dlm_curve_point {
+    double ratio, cross_entropy;
+    double standard_error, interval[2];
+    double standard_error_documents, interval_documents[2];
+} dlm_curve_point;
+/* The cross-entropy at n ratios (n), each above 0 and at most 1: of each window of m tokens round(ratio m),
+ * but at least one, are masked, `draws` times; points (n). The model is told t = sigma^-1(masked / m). What
+ * else options say is as for dlm_eval; masks and exact are not read. The masks are the same for every model.
+ */
+DLM_API dlm_status dlm_eval_curve(const dlm_model *model, const dlm_data *data,
+                                  const dlm_eval_options *options, size_t n, const double *ratios,
+                                  dlm_curve_point *points, dlm_error *err);
+
 typedef struct dlm_nelbo_options {
-    uint64_t seed; /* 1: the masks are a function of it, the sequence's index and the draw alone */
-    size_t draws;  /* 16 masks of each sequence; a standard error takes at least 2, and is good from 8 on */
-    bool exact;    /* false; true: all masks of each sequence (at most 20 tokens), draws is not read */
+    uint64_t seed;   /* 1: the masks are a function of it, the sequence's index and the draw alone */
+    size_t draws;    /* 16 masks of each sequence; a standard error takes at least 2, and is good from 8 on */
+    dlm_masks masks; /* AUTO */
+    bool exact;      /* false; true: all masks of each sequence (at most 20 tokens), draws is not read */
 } dlm_nelbo_options;
 DLM_API dlm_nelbo_options dlm_nelbo_defaults(void);
 /* NELBO in nats, an upper bound of the negative log-likelihood, of each of n packed sequences: lengths (n)
  * from 1 to max_seq_len, ids (T) the sum of them, without masks; nats (n). Every id counts, an end token too;
  * no padding is shown. standard_errors (n) or NULL gets how far each may be from the NELBO because masks were
- * drawn: 0 where exact, not a number (NAN) of one draw, and from few draws rather too large (those of
- * neighbouring strata are taken together; Cochran, Sampling techniques, 1977, section 5A.12). The result of a
- * sequence does not depend on the others, but for its index (and rounding). */
+ * drawn: 0 where exact, not a number (NAN) of one draw or one pair, and from few draws rather too large
+ * (those of neighbouring strata are taken together; Cochran, Sampling techniques, 1977, section 5A.12). The
+ * result of a sequence does not depend on the others, but for its index (and rounding). */
 DLM_API dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                              const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
                              dlm_error *err);

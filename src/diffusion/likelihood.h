@@ -7,25 +7,36 @@
 #define DLM_LIKELIHOOD_H
 
 #include "diffusion/estimate.h"
+#include "diffusion/masked_score.h"
 #include "diffusion/masks.h"
 
-/* What the draws of one evaluation gave, and the estimate of how much more another one gives on the same
- * windows and masks. Used by an evaluation that records, then by one that compares. */
+/* What a draw gave: sum of cross-entropies over k, of all positions and without the end token. */
+typedef struct dlm_draw_means {
+    double all, text;
+} dlm_draw_means;
+
+/* What the draws of one evaluation gave (of an exact one the mean of all masks, for one draw a window), and
+ * the estimates of how much more another one gives on the same windows and masks. Used by an evaluation that
+ * records, then by one that compares. */
 typedef struct dlm_paired {
     bool compares;
-    double *means; /* (capacity) mean cross-entropy of each draw; the owner's */
+    dlm_draw_means *means; /* (capacity); the owner's */
     size_t n, capacity;
-    dlm_estimate difference;
+    dlm_estimate all, text;
 } dlm_paired;
 
 typedef struct dlm_likelihood_options {
     uint64_t seed;
-    size_t draws;       /* masks of each window, 1 .. DLM_DRAWS_MAX; 0: no NELBO, only cross_entropy */
+    size_t draws; /* masks of each window, 1 .. DLM_DRAWS_MAX; 0: no NELBO, only cross_entropy */
+    dlm_masks masks;
+    bool exact;         /* by all masks of each window, draws and masks are not read */
     bool cross_entropy; /* also the original's, by one more mask of each window */
     dlm_schedule schedule;
     int32_t mask_id;
-    size_t longest;     /* positions of the longest window */
-    dlm_paired *paired; /* or NULL */
+    size_t longest;               /* positions of the longest window */
+    dlm_paired *paired;           /* or NULL */
+    dlm_pass_callback after_pass; /* or NULL */
+    void *pass_user;
 } dlm_likelihood_options;
 
 typedef struct dlm_likelihood dlm_likelihood;
@@ -41,14 +52,19 @@ typedef struct dlm_scored {
     size_t n, shown;
     uint64_t bytes; /* of text that the n ids stand for */
     bool continues; /* belongs to the document of the window before */
+    bool ends;      /* the last of the n is an end token */
 } dlm_scored;
 
 /* Adds the next window; its index is how many were added before. ids are copied. A cross-entropy that is not
  * finite is DLM_NOT_FINITE (perhaps reported with a later window, since they are measured in packed passes).
+ * DLM_ARGUMENT names a window that is longer than `longest`, or than an exact evaluation takes.
  */
 dlm_status dlm__likelihood_add(dlm_likelihood *likelihood, const dlm_scored *window, dlm_error *err);
 /* Measures what is left to measure and fills in all of result but seconds. To be called once. Cross-entropy
  * and NELBO that were not asked for, and standard errors that the data do not tell, are not numbers. */
 dlm_status dlm__likelihood_end(dlm_likelihood *likelihood, dlm_eval_result *result, dlm_error *err);
+
+/* An estimate as callers see it; tokens is what it is per. exact: the masks leave no error. */
+dlm_bound dlm__bound(const dlm_estimate *estimate, bool exact, uint64_t tokens, uint64_t bytes);
 
 #endif

@@ -10,16 +10,14 @@
 #define PASS_SEQUENCES ((size_t)512)
 
 struct dlm_masked_score {
-    const dlm_network *network;
+    dlm_masked_scoring scoring;
     dlm_workspace *workspace;
-    int32_t mask_id;
-    dlm_score_callback take;
-    void *user;
     size_t capacity, sequences; /* of a pass: positions, sequences */
     size_t S, R;
     size_t *offsets;     /* (sequences + 1) */
     float *times;        /* (sequences) */
     dlm_score_tag *tags; /* (sequences) */
+    bool *end_masked;    /* (sequences) */
     int32_t *ids;        /* (capacity) */
     int32_t *rows;       /* (capacity) */
     int32_t *targets;    /* (capacity) */
@@ -32,6 +30,7 @@ static void layout(dlm_masked_score *s) {
     s->offsets = dlm__arena_take(&s->arena, s->sequences + 1, sizeof *s->offsets);
     s->times = dlm__arena_take(&s->arena, s->sequences, sizeof *s->times);
     s->tags = dlm__arena_take(&s->arena, s->sequences, sizeof *s->tags);
+    s->end_masked = dlm__arena_take(&s->arena, s->sequences, sizeof *s->end_masked);
     s->ids = dlm__arena_take(&s->arena, s->capacity, sizeof *s->ids);
     s->rows = dlm__arena_take(&s->arena, s->capacity, sizeof *s->rows);
     s->targets = dlm__arena_take(&s->arena, s->capacity, sizeof *s->targets);
@@ -39,30 +38,28 @@ static void layout(dlm_masked_score *s) {
     s->ce = dlm__arena_take(&s->arena, s->capacity, sizeof *s->ce);
 }
 
-static dlm_status prepare(dlm_masked_score *s, dlm_compute *compute, dlm_error *err) {
+static dlm_status prepare(dlm_masked_score *s, dlm_error *err) {
+    const dlm_network *network = s->scoring.network;
     layout(s);
     DLM_TRY(dlm__arena_allocate(&s->arena, "an evaluation", err));
     layout(s);
     for (size_t r = 0; r < s->capacity; r++) s->weights[r] = 1;
     const dlm_workspace_size size = {
         .tokens = s->capacity, .sequences = s->sequences, .rows = s->capacity, .training = false};
-    return dlm__workspace_create(s->network->layout, s->network->type, compute, size, &s->workspace, err);
+    return dlm__workspace_create(network->layout, network->type, s->scoring.compute, size, &s->workspace,
+                                 err);
 }
 
-dlm_status dlm__masked_score_create(const dlm_network *network, dlm_compute *compute, size_t longest,
-                                    size_t all, int32_t mask_id, dlm_score_callback take, void *user,
-                                    dlm_masked_score **score, dlm_error *err) {
+dlm_status dlm__masked_score_create(const dlm_masked_scoring *scoring, dlm_masked_score **score,
+                                    dlm_error *err) {
     *score = NULL;
     dlm_masked_score *s = dlm__calloc(1, sizeof *s);
     if (s == NULL) return dlm__fail_memory(err, "an evaluation", sizeof *s);
-    s->network = network;
-    s->mask_id = mask_id;
-    s->take = take;
-    s->user = user;
-    s->capacity = all < PASS_POSITIONS ? all : PASS_POSITIONS;
-    if (s->capacity < longest) s->capacity = longest;
+    s->scoring = *scoring;
+    s->capacity = scoring->all < PASS_POSITIONS ? scoring->all : PASS_POSITIONS;
+    if (s->capacity < scoring->longest) s->capacity = scoring->longest;
     s->sequences = s->capacity < PASS_SEQUENCES ? s->capacity : PASS_SEQUENCES;
-    const dlm_status status = prepare(s, compute, err);
+    const dlm_status status = prepare(s, err);
     if (status != DLM_OK) {
         dlm__masked_score_free(s);
         return status;
@@ -87,11 +84,12 @@ dlm_status dlm__masked_score_add(dlm_masked_score *s, const int32_t *ids, size_t
     for (size_t i = 0; i < shown; i++) {
         s->ids[base + i] = ids[i];
         if (i >= tag.n || !masked[i]) continue;
-        s->ids[base + i] = s->mask_id;
+        s->ids[base + i] = s->scoring.mask_id;
         s->targets[s->R] = ids[i];
         s->rows[s->R++] = (int32_t)(base + i);
     }
     s->times[s->S] = (float)t;
+    s->end_masked[s->S] = tag.ends && masked[tag.n - 1];
     s->tags[s->S++] = tag;
     s->offsets[s->S] = base + shown;
     return DLM_OK;
@@ -102,7 +100,8 @@ dlm_status dlm__masked_score_flush(dlm_masked_score *s, dlm_error *err) {
     const dlm_batch batch = {
         .seg = {s->S, s->offsets}, .ids = s->ids, .times = s->times, .R = s->R, .rows = s->rows};
     double loss;
-    DLM_TRY(dlm__loss(s->workspace, s->network, &batch, s->targets, s->weights, s->ce, &loss, NULL, err));
+    DLM_TRY(
+        dlm__loss(s->workspace, s->scoring.network, &batch, s->targets, s->weights, s->ce, &loss, NULL, err));
     size_t r = 0;
     for (size_t b = 0; b < s->S; b++) {
         double sum = 0;
@@ -110,9 +109,11 @@ dlm_status dlm__masked_score_flush(dlm_masked_score *s, dlm_error *err) {
         if (!isfinite(sum))
             return dlm__fail(err, DLM_NOT_FINITE, "the cross-entropy of window %zu is not finite",
                              s->tags[b].window);
-        s->take(s->user, &s->tags[b], sum);
+        s->scoring.take(s->scoring.user, &s->tags[b], sum, s->end_masked[b] ? (double)s->ce[r - 1] : 0);
     }
     assert(r == s->R);
     s->S = s->R = 0;
+    if (s->scoring.after_pass != NULL && s->scoring.after_pass(s->scoring.pass_user))
+        return dlm__fail(err, DLM_CANCELLED, "stopped by the caller");
     return DLM_OK;
 }

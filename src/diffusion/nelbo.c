@@ -42,31 +42,38 @@ typedef struct gathered {
     double *nats, *errors; /* (n), errors may be NULL */
     bool exact;
     dlm_by_count counts;
-    double *means; /* (draws) of the cross-entropy */
-    size_t seen, draws;
+    dlm_mask_draws draws;
+    double *means; /* (draws) of the cross-entropy; where draws are pairs, (draws / 2) sums of two */
+    size_t seen;
 } gathered;
 
-static void take(void *user, const dlm_score_tag *tag, double ce) {
+static void finish(gathered *g, const dlm_score_tag *tag) {
+    const double n = (double)tag->n;
+    const size_t unit = dlm__mask_unit(&g->draws), units = g->draws.draws / unit;
+    double mean = 0, error = 0;
+    if (g->exact) {
+        mean = dlm__by_count_mean(&g->counts, tag->n);
+    } else {
+        for (size_t u = 0; u < units; u++) mean += g->means[u] / (double)g->draws.draws;
+        error = dlm__strata_error(g->means, units) / (double)unit;
+        for (size_t u = 0; u < units; u++) g->means[u] = 0;
+    }
+    g->nats[tag->window] = n * mean;
+    if (g->errors != NULL) g->errors[tag->window] = n * error;
+    g->seen = 0;
+}
+
+static void take(void *user, const dlm_score_tag *tag, double ce, double end) {
+    (void)end;
     gathered *g = user;
-    const double mean = ce / (double)tag->masked, n = (double)tag->n;
-    const size_t masks = g->exact ? ((size_t)1 << tag->n) - 1 : g->draws;
+    const double mean = ce / (double)tag->masked;
     if (g->exact) {
         g->counts.sum[tag->masked] += mean;
         g->counts.masks[tag->masked]++;
     } else {
-        g->means[g->seen] = mean;
+        g->means[g->seen / dlm__mask_unit(&g->draws)] += mean;
     }
-    if (++g->seen < masks) return;
-    g->seen = 0;
-    double sum = 0, error = 0;
-    if (g->exact) {
-        sum = dlm__by_count_mean(&g->counts, tag->n);
-    } else {
-        for (size_t d = 0; d < g->draws; d++) sum += g->means[d] / (double)g->draws;
-        error = dlm__strata_error(g->means, g->draws);
-    }
-    g->nats[tag->window] = n * sum;
-    if (g->errors != NULL) g->errors[tag->window] = n * error;
+    if (++g->seen == (g->exact ? ((size_t)1 << tag->n) - 1 : g->draws.draws)) finish(g, tag);
 }
 
 /* masked and order (n) are scratch. */
@@ -100,8 +107,15 @@ dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dl
         return dlm__fail(err, DLM_ARGUMENT, "all masks of %zu positions: the exact NELBO takes 1 to %zu", n,
                          DLM_NELBO_EXACT_LIMIT);
     gathered g = {.exact = true, .nats = nats};
+    const dlm_masked_scoring scoring = {.network = network,
+                                        .compute = compute,
+                                        .mask_id = mask_id,
+                                        .longest = n,
+                                        .all = n << n,
+                                        .take = take,
+                                        .user = &g};
     dlm_masked_score *score;
-    DLM_TRY(dlm__masked_score_create(network, compute, n, n << n, mask_id, take, &g, &score, err));
+    DLM_TRY(dlm__masked_score_create(&scoring, &score, err));
     dlm_status status = add_all_masks(score, schedule, 0, ids, n, err);
     if (status == DLM_OK) status = dlm__masked_score_flush(score, err);
     dlm__masked_score_free(score);
@@ -112,15 +126,16 @@ dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dl
  */
 
 static dlm_status check_options(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
-                                dlm_error *err) {
+                                dlm_mask_draws *draws, dlm_error *err) {
     if (model->network.params == NULL)
         return dlm__fail(err, DLM_ARGUMENT, "%s was read without its weights",
                          model->source != NULL ? model->source : "the model");
     if (model->mask_id < 0) return dlm__fail(err, DLM_ARGUMENT, "the model's tokenizer has no [MASK]");
     if (n > UINT32_MAX)
         return dlm__fail(err, DLM_ARGUMENT, "%zu sequences are more than %lu", n, (unsigned long)UINT32_MAX);
-    if (options->exact || (options->draws > 0 && options->draws <= DLM_DRAWS_MAX)) return DLM_OK;
-    return dlm__fail(err, DLM_ARGUMENT, "%zu draws are not from 1 to %zu", options->draws, DLM_DRAWS_MAX);
+    *draws = (dlm_mask_draws){.draws = 1};
+    return options->exact ? DLM_OK
+                          : dlm__mask_draws(options->seed, options->draws, options->masks, draws, err);
 }
 
 static dlm_status check_sequence(const dlm_model *model, const dlm_nelbo_options *options, size_t index,
@@ -159,43 +174,44 @@ static dlm_status check_sequences(const dlm_model *model, const dlm_nelbo_option
     return DLM_OK;
 }
 
-static dlm_status measure(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+/* masked and order (longest) are scratch. */
+static dlm_status measure(const dlm_model *model, const dlm_mask_draws *draws, bool exact, size_t n,
                           const size_t *lengths, const int32_t *ids, dlm_masked_score *score, uint8_t *masked,
                           uint32_t *order, dlm_error *err) {
     const dlm_schedule schedule = model->layout->config.schedule;
-    const dlm_mask_draws draws = {.seed = options->seed, .draws = options->draws};
     size_t base = 0;
-    for (size_t b = 0; b < n; base += lengths[b++]) {
-        if (options->exact)
-            DLM_TRY(add_all_masks(score, schedule, b, ids + base, lengths[b], err));
-        else
-            DLM_TRY(add_draws(score, &draws, schedule, b, ids + base, lengths[b], masked, order, err));
-    }
+    for (size_t b = 0; b < n; base += lengths[b++])
+        DLM_TRY(exact ? add_all_masks(score, schedule, b, ids + base, lengths[b], err)
+                      : add_draws(score, draws, schedule, b, ids + base, lengths[b], masked, order, err));
     return dlm__masked_score_flush(score, err);
 }
 
 dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                      const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
                      dlm_error *err) {
-    DLM_TRY(check_options(model, options, n, err));
+    gathered g = {.nats = nats, .errors = standard_errors, .exact = options->exact};
     size_t longest, total; /* positions of a sequence, and of all with all their masks */
+    DLM_TRY(check_options(model, options, n, &g.draws, err));
     DLM_TRY(check_sequences(model, options, n, lengths, ids, &longest, &total, err));
     if (n == 0) return DLM_OK;
-    gathered g = {.nats = nats, .errors = standard_errors, .exact = options->exact, .draws = options->draws};
-    g.means = dlm__calloc(options->exact ? 1 : options->draws, sizeof *g.means);
+    g.means = dlm__calloc(g.draws.draws, sizeof *g.means);
     uint8_t *masked = dlm__calloc(longest, sizeof *masked);
     uint32_t *order = dlm__calloc(longest, sizeof *order);
-    dlm_compute *compute = NULL;
+    dlm_masked_scoring scoring = {.network = &model->network,
+                                  .mask_id = model->mask_id,
+                                  .longest = longest,
+                                  .all = total,
+                                  .take = take,
+                                  .user = &g};
     dlm_masked_score *score = NULL;
     dlm_status status = g.means != NULL && masked != NULL && order != NULL
-                            ? dlm__compute_create(NULL, &compute, err)
+                            ? dlm__compute_create(NULL, &scoring.compute, err)
                             : dlm__fail_memory(err, "a NELBO", longest * (sizeof *masked + sizeof *order));
+    if (status == DLM_OK) status = dlm__masked_score_create(&scoring, &score, err);
     if (status == DLM_OK)
-        status = dlm__masked_score_create(&model->network, compute, longest, total, model->mask_id, take, &g,
-                                          &score, err);
-    if (status == DLM_OK) status = measure(model, options, n, lengths, ids, score, masked, order, err);
+        status = measure(model, &g.draws, g.exact, n, lengths, ids, score, masked, order, err);
     dlm__masked_score_free(score);
-    dlm__compute_free(compute);
+    dlm__compute_free(scoring.compute);
     free(g.means);
     free(masked);
     free(order);

@@ -23,7 +23,7 @@ dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo
     dlm__model_set_params(trainer->model, trainer->compute, trainer->learner->average);
     DLM_TRY(score(trainer, &trainer->model->network, 1, false, &average, err));
     *ce = raw.eval_ce;
-    *nelbo = average.nelbo;
+    *nelbo = average.all.nelbo;
     return DLM_OK;
 }
 

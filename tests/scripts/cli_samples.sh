@@ -1,18 +1,12 @@
 #!/bin/sh
-# The command on a model: generate, refine, eval, info.
+# The command on a model: generate, refine, info.
 . tests/script.sh
 corpus 120 text
 R=$work/run
 succeeds 'train' train "$work/text" -o "$R" --vocab-size 300 --hidden 16 --depth 1 --heads 2 --seq-len 64 --batch 4 \
     --steps 30 --eval-every 0 --sample-every 0 --quiet --threads 1
-second="-d $R/data --hidden 16 --depth 1 --heads 2 --batch 4 --steps 3 --eval-every 0 --sample-every 0 --quiet"
-# shellcheck disable=SC2086
-succeeds 'train a second' train $second -o "$work/second" --seq-len 48 --threads 1 --seed 2
-# shellcheck disable=SC2086
-succeeds 'train as the original' train $second -o "$work/original" --seq-len 64 --threads 1 --recipe original
 M=$(ls -d "$R"/checkpoints/step-*)
 generate_keys='text ids seed index forwards seconds'
-eval_keys='eval_ce perplexity nelbo_nats_per_token standard_error standard_error_documents bits_per_byte tokens bytes seconds'
 end_lines() { [ "$(grep -c '^<|endoftext|>$' "$work/out")" = "$1" ]; }
 # The ids of line $2 of file $1, and how many they are.
 ids() { sed -n "$2p" "$1" | sed 's/.*"ids":\[\([0-9,]*\)\].*/\1/'; }
@@ -143,37 +137,6 @@ check 'is kept' sh -c "head -n 1 '$work/out' | grep -q '^long long '"
 refuses 2 '--frac: 0 is not a number from 1e-06 to 1' refine -m "$R" "$work/few" --frac 0
 refuses 1 "$work/absent" refine -m "$R" "$work/absent"
 
-# ---- eval -------------------------------------------------------------------------------------------------------------------
-succeeds 'eval' eval --model "$R" --data "$R/data" --draws 3 --seq-len 32 --documents 20 --seed 5
-check 'a table' wrote 'bits per byte'
-succeeds 'eval JSON' eval -m "$R" -d "$R/data" --json --seed 5 --tokenizer "$R/tokenizer" --weights ema --precision f32 \
-    --schedule cosine --threads 1 --quiet --verbose
-# shellcheck disable=SC2086
-check 'keys' keys $eval_keys
-sed 's/"seconds".*//' "$work/out" > "$work/measured"
-succeeds 'eval again' eval -m "$R" -d "$R/data" --json --seed 5 --precision f32 --threads 1
-check 'the same seed repeats it' sh -c "sed 's/\"seconds\".*//' '$work/out' | cmp - '$work/measured'"
-succeeds 'one draw' eval -m "$R" -d "$R/data" --draws 1 --json
-check 'has no standard error' wrote '"standard_error":null'
-succeeds 'two models' eval -m "$R" -m "$work/second" -d "$R/data" --seed 5
-check 'a table' wrote 'the second has'
-succeeds 'two models, JSON' eval -m "$R" -m "$work/second" -d "$R/data" --json --seed 5 --precision f32 --threads 1
-check 'the first as alone' wrote "$(sed 's/,"bits_per_byte.*//' "$work/measured")"
-check 'keys' sh -c "grep -q '^{\"models\":\[{.*}\],\"difference\":{\"eval_ce\":.*\"standard_error\":' '$work/out'"
-succeeds 'a model beside itself' eval -m "$R" -m "$R" -d "$R/data" --json
-check 'differs by nothing' wrote '"nelbo_nats_per_token":0.0,"standard_error":0.0,'
-succeeds 'statistics of texts (more: cli_statistics.sh)' eval --samples "$work/texts" --format separated -d "$R/data" \
-    --train-data "$R/data"
-refuses 1 'score other tokens: measure each alone' eval -m "$R" -m "$work/original" -d "$R/data"
-refuses 2 '-m: c is one too many, two are compared' eval -m a -m b -m c -d "$R/data"
-refuses 1 'sequence length 65 is above the model' eval -m "$R" -d "$R/data" --seq-len 65
-refuses 1 "$R is no folder of prepared data: it has no data.json" eval -m "$R" -d "$R"
-refuses 1 "$work/absent" eval -m "$R" -d "$work/absent"
-refuses 2 '-d, --data DATA is missing' eval -m "$R"
-run tokenizer train "$work/text" -o "$work/other" --vocab-size 290 --quiet
-run prepare "$work/text" -t "$work/other" -o "$work/foreign" --quiet
-refuses 1 'the data was made with another tokenizer' eval -m "$R" -d "$work/foreign"
-
 # ---- info -------------------------------------------------------------------------------------------------------------------
 succeeds 'info' info "$R" --verbose
 check 'a table' wrote 'vocabulary 300, length 64, channels 16, blocks 1, heads 2'
@@ -184,5 +147,5 @@ check 'counts and hashes' wrote '"tokenizer_hash":"'
 refuses 1 "$work: neither a model (config.json) nor a run with a checkpoint (latest)" info "$work"
 refuses 2 'MODEL is missing' info
 
-for name in generate refine eval info; do check "every option of $name was tried" covered $name; done
+for name in generate refine info; do check "every option of $name was tried" covered $name; done
 finish

@@ -56,12 +56,14 @@ static dlm_estimated measure(const corpus *c, dlm_rng *rng, size_t draws) {
     static uint64_t offsets[4096];
     memset(&e, 0, sizeof e);
     e.draws = draws;
+    e.unit = 1;
     for (size_t d = 0; d < draws; d++) offsets[d] = dlm__rng_u64(rng);
     for (size_t w = 0; w < c->n; w++) {
         for (size_t d = 0; d < draws; d++) {
             const double u = (double)((offsets[d] + w * UINT64_C(0x9E3779B97F4A7C15)) >> 11) * 0x1p-53;
             const size_t k = dlm__count_at(c->length[w], ((double)d + u) / (double)draws);
-            dlm__estimate_draw(&e, c->length[w], k, curve(c, w, k) + normal(rng, 1 / sqrt((double)k)));
+            dlm__estimate_draw(&e, c->length[w], c->length[w], k,
+                               curve(c, w, k) + normal(rng, 1 / sqrt((double)k)));
         }
         dlm__estimate_end_window(&e);
         if (w + 1 == c->n || c->document[w + 1] != c->document[w]) dlm__estimate_end_document(&e);
@@ -141,12 +143,71 @@ TEST(errors_of_documents_as_a_sample) {
     }
 }
 
+/* Pairs whose two draws depend on each other: what both share is no less of an error for it. */
+TEST(pairs_are_one_observation) {
+    enum { REPEATS = 400, DRAWS = 8 };
+    static corpus c;
+    dlm_rng rng = dlm__rng(6, DLM_RNG_TEST, 0, 0);
+    make_corpus(&c, &rng, 60, 60);
+    const double want = exact(&c);
+    static const double shares[] = {-0.9, 0, 0.9}; /* of the second draw's noise that is the first's */
+    for (size_t i = 0; i < 3; i++) {
+        scores s = {0};
+        for (int repeat = 0; repeat < REPEATS; repeat++) {
+            dlm_estimate e = {.draws = DRAWS, .unit = 2};
+            for (size_t w = 0; w < c.n; w++) {
+                const size_t n = c.length[w];
+                for (size_t d = 0; d < DRAWS / 2; d++) {
+                    const double first = normal(&rng, 0.5), other = normal(&rng, 0.5);
+                    const double second = shares[i] * first + sqrt(1 - shares[i] * shares[i]) * other;
+                    const size_t k = dlm__count_at(n, ((double)d + dlm__rng_uniform(&rng)) / (double)DRAWS);
+                    dlm__estimate_draw(&e, n, n, k, curve(&c, w, k) + first);
+                    dlm__estimate_draw(&e, n, n, n + 1 - k, curve(&c, w, n + 1 - k) + second);
+                }
+                dlm__estimate_end_window(&e);
+                dlm__estimate_end_document(&e);
+            }
+            const dlm_estimated result = dlm__estimate(&e);
+            score(&s, (result.nelbo - want) / result.standard_error);
+        }
+        check_context("share %g", shares[i]);
+        check_scores(&s, 0.88, 1.12);
+    }
+}
+
+TEST(students_t) {
+    static const struct {
+        double degrees, t;
+    } known[] = {{1, 12.7062}, {2, 4.3027},  {3, 3.1824},  {4, 2.7764},
+                 {5, 2.5706},  {10, 2.2281}, {100, 1.9840}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        CHECK_CLOSE(dlm__student(known[i].degrees), known[i].t, 0.005);
+    CHECK_CLOSE(dlm__student(1e9), 1.959964, 1e-6);
+    CHECK(isinf(dlm__student(0)));
+    double interval[2];
+    dlm__interval(3, 0.5, 10, interval);
+    CHECK_CLOSE(interval[0], 3 - 0.5 * 2.2281, 1e-3);
+    CHECK_CLOSE(interval[1], 3 + 0.5 * 2.2281, 1e-3);
+    dlm__interval(3, 0, 0, interval);
+    CHECK(interval[0] == 3 && interval[1] == 3);
+    dlm__interval(3, NAN, 10, interval);
+    CHECK(isnan(interval[0]) && isnan(interval[1]));
+}
+
 TEST(what_the_data_do_not_tell) {
     static corpus c;
     dlm_rng rng = dlm__rng(3, DLM_RNG_TEST, 0, 0);
-    dlm_estimate none = {.draws = 2};
+    dlm_estimate none = {.draws = 2, .unit = 1};
     CHECK(isnan(dlm__estimate(&none).nelbo));
     CHECK(isnan(dlm__estimate(&none).standard_error));
+    CHECK(isnan(dlm__estimate(&none).interval[0]) && isnan(dlm__estimate(&none).interval_documents[1]));
+    dlm_estimate one_pair = {.draws = 2, .unit = 2};
+    for (size_t d = 0; d < 4; d++) {
+        dlm__estimate_draw(&one_pair, 8, 8, 2 + d, 3);
+        if (d % 2 == 1) dlm__estimate_end_window(&one_pair);
+    }
+    CHECK_CLOSE(dlm__estimate(&one_pair).nelbo, 3, 1e-12);
+    CHECK(isnan(dlm__estimate(&one_pair).standard_error));
     make_corpus(&c, &rng, 1, 20);
     CHECK(isnan(measure(&c, &rng, 2).standard_error_documents));
     CHECK(measure(&c, &rng, 2).standard_error > 0);
@@ -156,9 +217,9 @@ TEST(what_the_data_do_not_tell) {
 }
 
 TEST(a_constant_has_no_error) {
-    dlm_estimate e = {.draws = 2};
+    dlm_estimate e = {.draws = 2, .unit = 1};
     for (size_t w = 0; w < 50; w++) {
-        for (size_t d = 0; d < 2; d++) dlm__estimate_draw(&e, 1 + w % 7, 1 + d * (w % 7), 2.5);
+        for (size_t d = 0; d < 2; d++) dlm__estimate_draw(&e, 1 + w % 7, 1 + w % 7, 1 + d * (w % 7), 2.5);
         dlm__estimate_end_window(&e);
         dlm__estimate_end_document(&e);
     }

@@ -85,6 +85,8 @@ TEST(defaults) {
     CHECK_INT_EQ(options.draws, 2);
     CHECK_INT_EQ(options.seq_len, 0);
     CHECK_INT_EQ(options.max_documents, 0);
+    CHECK_INT_EQ(options.masks, DLM_MASKS_AUTO);
+    CHECK(!options.exact);
 }
 
 /* A model that says nothing has ln V nats per token, whatever is masked. */
@@ -105,15 +107,18 @@ TEST(counts_with_end_tokens) {
     REQUIRE_OK(dlm_eval(model, data, &options, &result, &err), &err);
     CHECK_INT_EQ(result.documents, DOCUMENTS);
     CHECK_INT_EQ(result.windows, windows);
-    CHECK_INT_EQ(result.tokens, tokens);
+    CHECK_INT_EQ(result.all.tokens, tokens);
     CHECK_INT_EQ(result.bytes, bytes);
     CHECK(windows > DOCUMENTS);
-    CHECK_CLOSE(result.nelbo, log(1024), 1e-4);
+    CHECK_CLOSE(result.all.nelbo, log(1024), 1e-4);
     CHECK_CLOSE(result.eval_ce, log(1024), 1e-4);
     CHECK_CLOSE(result.perplexity, 1024, 0.2);
-    CHECK_CLOSE(result.standard_error, 0, 1e-3);
-    CHECK_CLOSE(result.bits_per_byte, 10 * (double)tokens / (double)bytes, 1e-3);
+    CHECK_CLOSE(result.all.standard_error, 0, 1e-3);
+    CHECK_CLOSE(result.all.bits_per_byte, 10 * (double)tokens / (double)bytes, 1e-3);
     CHECK(result.seconds >= 0);
+    CHECK(result.end_token && !result.exact);
+    CHECK_INT_EQ(result.text.tokens, tokens - DOCUMENTS);
+    CHECK_CLOSE(result.text.bits_per_byte, 10 * (double)(tokens - DOCUMENTS) / (double)bytes, 0.2);
 
     dlm_eval_options some = options;
     some.max_documents = 2;
@@ -139,8 +144,9 @@ TEST(counts_of_the_original) {
     dlm_error err;
     REQUIRE_OK(dlm_eval(model, data, &options, &result, &err), &err);
     CHECK_INT_EQ(result.windows, DOCUMENTS);
-    CHECK_INT_EQ(result.tokens, tokens);
-    CHECK_CLOSE(result.nelbo, log(1024), 1e-4);
+    CHECK(!result.end_token && result.text.nelbo == result.all.nelbo);
+    CHECK_INT_EQ(result.all.tokens, tokens);
+    CHECK_CLOSE(result.all.nelbo, log(1024), 1e-4);
     dlm_model_free(model);
     dlm_data_close(data);
 }
@@ -167,7 +173,8 @@ static void check_against_core(bool padded) {
         dlm_scored scored = {.ids = ids,
                              .n = windows.list[w].n,
                              .shown = padded ? SEQ_LEN : windows.list[w].n,
-                             .continues = windows.list[w].continues};
+                             .continues = windows.list[w].continues,
+                             .ends = !padded && windows.list[w].ends};
         scored.bytes = dlm__window_ids(data, &windows.list[w], ids);
         CHECK_OK(dlm__likelihood_add(likelihood, &scored, &err), &err);
     }
@@ -175,13 +182,15 @@ static void check_against_core(bool padded) {
     const dlm_eval_options options = {.seed = 9, .draws = 3};
     CHECK_OK(dlm_eval(model, data, &options, &got, &err), &err);
     check_context("padded %d", padded);
-    CHECK_CLOSE(got.nelbo, want.nelbo, 1e-9);
+    CHECK_CLOSE(got.all.nelbo, want.all.nelbo, 1e-9);
     CHECK_CLOSE(got.eval_ce, want.eval_ce, 1e-9);
-    CHECK_CLOSE(got.standard_error, want.standard_error, 1e-9);
-    CHECK_CLOSE(got.standard_error_documents, want.standard_error_documents, 1e-9);
-    CHECK_CLOSE(got.bits_per_byte, want.bits_per_byte, 1e-9);
+    CHECK_CLOSE(got.all.standard_error, want.all.standard_error, 1e-9);
+    CHECK_CLOSE(got.text.nelbo, want.text.nelbo, 1e-9);
+    CHECK(got.end_token == !padded && (got.text.nelbo == got.all.nelbo) == padded);
+    CHECK_CLOSE(got.all.standard_error_documents, want.all.standard_error_documents, 1e-9);
+    CHECK_CLOSE(got.all.bits_per_byte, want.all.bits_per_byte, 1e-9);
     CHECK_INT_EQ(got.documents, want.documents);
-    CHECK(fabs(got.nelbo - log(1024)) > 0.01);
+    CHECK(fabs(got.all.nelbo - log(1024)) > 0.01);
     dlm__likelihood_free(likelihood);
     dlm__compute_free(compute);
     dlm__windows_free(&windows);
@@ -192,6 +201,64 @@ static void check_against_core(bool padded) {
 TEST(windows_as_the_config_says) {
     check_against_core(false);
     check_against_core(true);
+}
+
+/* The same windows by all masks, and their curve. */
+static void check_exact_and_curve(bool padded) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *model = new_model(padded, 0.5, NULL);
+    REQUIRE(data != NULL && model != NULL);
+    dlm_eval_options options = {.draws = 500, .seed = 2};
+    dlm_eval_result drawn, exact;
+    dlm_error err;
+    REQUIRE_OK(dlm_eval(model, data, &options, &drawn, &err), &err);
+    options.exact = true;
+    options.draws = 0; /* not read */
+    REQUIRE_OK(dlm_eval(model, data, &options, &exact, &err), &err);
+    check_context("padded %d: %g, all masks %g", padded, drawn.all.nelbo, exact.all.nelbo);
+    CHECK(exact.exact && exact.all.standard_error == 0 && drawn.all.standard_error > 0);
+    CHECK_CLOSE(drawn.all.nelbo, exact.all.nelbo, 4.5 * drawn.all.standard_error);
+    CHECK_CLOSE(drawn.text.nelbo, exact.text.nelbo, 4.5 * drawn.text.standard_error);
+    CHECK_CLOSE(drawn.all.standard_error_documents, exact.all.standard_error_documents,
+                0.2 * exact.all.standard_error_documents);
+    CHECK(drawn.all.interval[0] < drawn.all.nelbo && drawn.all.nelbo < drawn.all.interval[1]);
+
+    /* with every token hidden there is one mask: what the model says of nothing but masks */
+    const double ratios[] = {0.25, 1};
+    dlm_curve_point points[2];
+    options.draws = 3;
+    REQUIRE_OK(dlm_eval_curve(model, data, &options, 2, ratios, points, &err), &err);
+    CHECK(points[0].ratio == 0.25 && points[1].ratio == 1);
+    CHECK_CLOSE(points[1].standard_error, 0, 1e-7);
+    CHECK(points[0].standard_error > 0 && points[0].standard_error_documents > 0);
+    options.draws = 0;
+    CHECK_STATUS(dlm_eval_curve(model, data, &options, 2, ratios, points, &err), DLM_ARGUMENT, &err);
+    dlm_model_free(model);
+    dlm_data_close(data);
+}
+
+TEST(all_masks_and_the_curve) {
+    check_exact_and_curve(false);
+    check_exact_and_curve(true);
+}
+
+/* Of a document that is longer than all masks are tried of. */
+TEST(documents_too_long_for_all_masks) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *model = random_model(1024, 64, DLM_TIME_NONE, DLM_SCHEDULE_COSINE, 0.3, NULL);
+    REQUIRE(data != NULL && model != NULL);
+    dlm_eval_options options = dlm_eval_defaults();
+    options.exact = true;
+    dlm_eval_result result;
+    dlm_error err;
+    char want[200];
+    CHECK_STATUS(dlm_eval(model, data, &options, &result, &err), DLM_ARGUMENT, &err);
+    (void)snprintf(want, sizeof want,
+                   "document 3 has %zu tokens in windows of up to 64, and all masks are tried of at most 20",
+                   tokens_of(data, 2));
+    CHECK_SAYS(&err, want);
+    dlm_model_free(model);
+    dlm_data_close(data);
 }
 
 static bool cancel(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
@@ -222,6 +289,7 @@ TEST(what_it_refuses) {
     options.user = &calls;
     CHECK_STATUS(dlm_eval(model, data, &options, &result, &err), DLM_CANCELLED, &err);
     CHECK_INT_EQ(calls, 1);
+    CHECK_SAYS(&err, "windows");
     dlm_data_close(data);
 
     options.progress = NULL;
@@ -256,24 +324,50 @@ TEST(difference_of_two_models) {
         dlm_error err;
         options.seed = seed;
         REQUIRE_OK(dlm_eval_pair(first, second, data, &options, results, &difference, &err), &err);
-        CHECK_CLOSE(difference.nelbo, results[1].nelbo - results[0].nelbo, 1e-12);
-        sum += difference.nelbo;
-        squares += difference.nelbo * difference.nelbo;
-        variance += difference.standard_error * difference.standard_error / SEEDS;
-        apart += (results[0].standard_error * results[0].standard_error +
-                  results[1].standard_error * results[1].standard_error) /
+        CHECK_CLOSE(difference.all.nelbo, results[1].all.nelbo - results[0].all.nelbo, 1e-12);
+        sum += difference.all.nelbo;
+        squares += difference.all.nelbo * difference.all.nelbo;
+        variance += difference.all.standard_error * difference.all.standard_error / SEEDS;
+        apart += (results[0].all.standard_error * results[0].all.standard_error +
+                  results[1].all.standard_error * results[1].all.standard_error) /
                  SEEDS;
+        CHECK_CLOSE(difference.text.nelbo, results[1].text.nelbo - results[0].text.nelbo, 1e-12);
+        CHECK(difference.all.interval[0] < difference.all.nelbo && difference.text.standard_error > 0);
+        CHECK_INT_EQ(difference.all.tokens, results[0].all.tokens);
         if (seed > 0) continue;
         REQUIRE_OK(dlm_eval(second, data, &options, &alone, &err), &err);
-        CHECK(results[1].nelbo == alone.nelbo && results[1].eval_ce == alone.eval_ce);
-        CHECK(results[1].standard_error == alone.standard_error);
+        CHECK(results[1].all.nelbo == alone.all.nelbo && results[1].eval_ce == alone.eval_ce);
+        CHECK(results[1].all.standard_error == alone.all.standard_error);
         CHECK_CLOSE(difference.eval_ce, results[1].eval_ce - results[0].eval_ce, 1e-12);
-        CHECK_CLOSE(difference.bits_per_byte, results[1].bits_per_byte - results[0].bits_per_byte, 1e-12);
+        CHECK_CLOSE(difference.all.bits_per_byte, results[1].all.bits_per_byte - results[0].all.bits_per_byte,
+                    1e-12);
     }
     double seen = (squares - sum * sum / SEEDS) / (SEEDS - 1);
     check_context("variance %g, by the standard error %g, by those apart %g", seen, variance, apart);
     CHECK(seen > 0.5 * variance && seen < 2 * variance);
     CHECK(variance < apart / 20);
+    dlm_model_free(first);
+    dlm_model_free(second);
+    dlm_data_close(data);
+}
+
+/* By all masks the difference has no error from them. */
+TEST(exact_difference) {
+    dlm_data *data = open_data("stories_1024");
+    dlm_model *first = new_model(false, 0.3, golden_path("tokenizer/stories_1024"));
+    dlm_model *second = new_model(false, 0.4, golden_path("tokenizer/stories_1024"));
+    REQUIRE(data != NULL && first != NULL && second != NULL);
+    dlm_eval_options options = dlm_eval_defaults();
+    options.exact = true;
+    dlm_eval_result results[2], difference;
+    dlm_error err;
+    REQUIRE_OK(dlm_eval_pair(first, second, data, &options, results, &difference, &err), &err);
+    CHECK_CLOSE(difference.all.nelbo, results[1].all.nelbo - results[0].all.nelbo, 1e-9);
+    CHECK_CLOSE(difference.text.nelbo, results[1].text.nelbo - results[0].text.nelbo, 1e-9);
+    CHECK(difference.exact && difference.all.standard_error == 0);
+    CHECK(difference.all.standard_error_documents > 0 &&
+          difference.all.standard_error_documents <
+              results[0].all.standard_error_documents + results[1].all.standard_error_documents);
     dlm_model_free(first);
     dlm_model_free(second);
     dlm_data_close(data);

@@ -1,43 +1,10 @@
 /* The NELBO and the original's cross-entropy against enumeration: PyTorch's (likelihood.json), and this
  * file's own over all masks and times by the public forward pass. */
-#include "sampling_fixture.h"
+#include "likelihood_fixture.h"
 
-#include "diffusion/likelihood.h"
 #include "diffusion/nelbo.h"
 
 enum { LIKELY_L = 9 };
-
-static dlm_compute *new_compute(void) {
-    dlm_compute *compute = NULL;
-    dlm_error err;
-    CHECK_OK(dlm__compute_create(NULL, &compute, &err), &err);
-    return compute;
-}
-
-static dlm_likelihood_options options_for(const dlm_model *model, size_t draws, uint64_t seed) {
-    const dlm_config *config = dlm_model_config(model);
-    return (dlm_likelihood_options){.seed = seed,
-                                    .draws = draws,
-                                    .cross_entropy = true,
-                                    .schedule = config->schedule,
-                                    .mask_id = model->mask_id,
-                                    .longest = config->max_seq_len};
-}
-
-/* Measures n windows, each a document. */
-static bool measure(const dlm_model *model, const dlm_likelihood_options *options, const dlm_scored *windows,
-                    size_t n, dlm_eval_result *result) {
-    dlm_likelihood *likelihood;
-    dlm_error err;
-    dlm_compute *compute = new_compute();
-    bool ok = CHECK_OK(dlm__likelihood_create(&model->network, compute, options, &likelihood, &err), &err);
-    for (size_t w = 0; ok && w < n; w++)
-        ok = CHECK_OK(dlm__likelihood_add(likelihood, &windows[w], &err), &err);
-    ok = ok && CHECK_OK(dlm__likelihood_end(likelihood, result, &err), &err);
-    dlm__likelihood_free(likelihood);
-    dlm__compute_free(compute);
-    return ok;
-}
 
 /* ---- PyTorch --------------------------------------------------------------------------------------------
  */
@@ -67,9 +34,13 @@ static void check_fixture(const char *folder, const json_t *all, const char *sch
         const dlm_scored window = {.ids = ids, .n = n, .shown = n};
         dlm_eval_result result;
         if (!measure(model, &options, &window, 1, &result)) continue;
-        CHECK(result.standard_error > 0 && result.standard_error < 0.1 * result.nelbo);
-        CHECK_CLOSE(result.nelbo * (double)n, want, 5 * result.standard_error * (double)n);
-        CHECK_INT_EQ(result.tokens, n);
+        CHECK(result.all.standard_error > 0 && result.all.standard_error < 0.1 * result.all.nelbo);
+        CHECK_CLOSE(result.all.nelbo * (double)n, want, 5 * result.all.standard_error * (double)n);
+        CHECK_INT_EQ(result.all.tokens, n);
+        dlm_likelihood_options exactly = options_for(model, 0, s);
+        exactly.exact = true;
+        if (measure(model, &exactly, &window, 1, &result))
+            CHECK_CLOSE(result.all.nelbo * (double)n, want, 1e-4);
     }
     dlm__compute_free(compute);
     dlm_model_free(model);
@@ -86,87 +57,6 @@ TEST(nelbo_as_in_pytorch) {
     }
 }
 
-/* ---- all masks of a window, by the public forward pass ---------------------------------------------------
- */
-
-enum { SMALL_V = 11, SMALL_L = 8, WINDOWS = 40 };
-
-static size_t bits_of(size_t set) {
-    size_t n = 0;
-    for (; set > 0; set &= set - 1) n++;
-    return n;
-}
-
-/* A set of the first n positions that is masked, its time, and the sum of its cross-entropies. */
-typedef struct masked_set {
-    size_t set;
-    double t, ce;
-} masked_set;
-
-/* Fills in ce of `count` sets of the first n of `shown` ids, in one call of the public forward pass. */
-static void fill_in(const dlm_model *model, const int32_t *ids, size_t n, size_t shown, masked_set *sets,
-                    size_t count) {
-    int32_t *masked = dlm__calloc(count * shown, sizeof *masked);
-    size_t *lengths = dlm__calloc(count, sizeof *lengths);
-    float *times = dlm__calloc(count, sizeof *times);
-    float *logits = dlm__calloc(count * shown * SMALL_V, sizeof *logits);
-    for (size_t s = 0; s < count; s++) {
-        for (size_t i = 0; i < shown; i++)
-            masked[s * shown + i] = i < n && (sets[s].set >> i & 1) ? model->mask_id : ids[i];
-        lengths[s] = shown;
-        times[s] = (float)sets[s].t;
-    }
-    dlm_error err;
-    CHECK_OK(dlm_model_logits(model, masked, lengths, count, times, logits, &err), &err);
-    for (size_t s = 0; s < count; s++) {
-        sets[s].ce = 0;
-        for (size_t i = 0; i < n; i++) {
-            if (!(sets[s].set >> i & 1)) continue;
-            const float *x = logits + (s * shown + i) * SMALL_V;
-            double largest = -INFINITY, total = 0;
-            for (size_t v = 0; v < SMALL_V; v++) largest = fmax(largest, (double)x[v]);
-            for (size_t v = 0; v < SMALL_V; v++) total += exp((double)x[v] - largest);
-            sets[s].ce += log(total) + largest - (double)x[ids[i]];
-        }
-    }
-    free(masked);
-    free(lengths);
-    free(times);
-    free(logits);
-}
-
-/* n times the mean over k of the mean over sets of k of their mean cross-entropy. */
-static double enumerate(const dlm_model *model, const int32_t *ids, size_t n, size_t shown) {
-    static masked_set sets[1 << SMALL_L];
-    double by_count[SMALL_L + 1] = {0}, of_count[SMALL_L + 1] = {0}, sum = 0;
-    const size_t count = ((size_t)1 << n) - 1;
-    for (size_t s = 0; s < count; s++) {
-        sets[s].set = s + 1;
-        sets[s].t = dlm__sigma_inverse(dlm_model_config(model)->schedule, (double)bits_of(s + 1) / (double)n);
-    }
-    fill_in(model, ids, n, shown, sets, count);
-    for (size_t s = 0; s < count; s++) {
-        by_count[bits_of(s + 1)] += sets[s].ce / (double)bits_of(s + 1);
-        of_count[bits_of(s + 1)]++;
-    }
-    for (size_t k = 1; k <= n; k++) sum += by_count[k] / of_count[k];
-    return sum;
-}
-
-static dlm_model *small_model(dlm_schedule schedule) {
-    return random_model(SMALL_V, SMALL_L, DLM_TIME_ADALN, schedule, 0.5, NULL);
-}
-
-/* Windows of 1 to SMALL_L random ids. */
-static void make_windows(int32_t ids[WINDOWS][SMALL_L], dlm_scored windows[WINDOWS]) {
-    dlm_rng rng = dlm__rng(8, DLM_RNG_TEST, 0, 0);
-    for (size_t w = 0; w < WINDOWS; w++) {
-        const size_t n = 1 + (size_t)dlm__rng_below(&rng, SMALL_L);
-        for (size_t i = 0; i < n; i++) ids[w][i] = 3 + (int32_t)dlm__rng_below(&rng, SMALL_V - 3);
-        windows[w] = (dlm_scored){.ids = ids[w], .n = n, .shown = n, .bytes = 3 * n};
-    }
-}
-
 TEST(estimate_and_its_error) {
     enum { REPEATS = 100 };
     int32_t ids[WINDOWS][SMALL_L];
@@ -176,20 +66,20 @@ TEST(estimate_and_its_error) {
     make_windows(ids, windows);
     double nats = 0, tokens = 0, z = 0, zz = 0;
     for (size_t w = 0; w < WINDOWS; w++) {
-        nats += enumerate(model, ids[w], windows[w].n, windows[w].shown);
+        nats += enumerate(model, ids[w], windows[w].n, windows[w].n, windows[w].shown);
         tokens += (double)windows[w].n;
     }
     for (size_t repeat = 0; repeat < REPEATS; repeat++) {
         const dlm_likelihood_options options = options_for(model, 2, repeat);
         dlm_eval_result result;
         REQUIRE(measure(model, &options, windows, WINDOWS, &result));
-        const double score = (result.nelbo - nats / tokens) / result.standard_error;
+        const double score = (result.all.nelbo - nats / tokens) / result.all.standard_error;
         z += score;
         zz += score * score;
         CHECK_INT_EQ(result.windows, WINDOWS);
         CHECK_INT_EQ(result.documents, WINDOWS);
-        CHECK(result.standard_error_documents > 0);
-        CHECK_CLOSE(result.bits_per_byte, result.nelbo / log(2) / 3, 1e-12);
+        CHECK(result.all.standard_error_documents > 0);
+        CHECK_CLOSE(result.all.bits_per_byte, result.all.nelbo / log(2) / 3, 1e-12);
         CHECK_CLOSE(result.perplexity, exp(result.eval_ce), 1e-9);
     }
     const double deviation = sqrt(zz / REPEATS);
@@ -204,20 +94,20 @@ TEST(padded_windows) {
     const size_t n = 5;
     dlm_model *model = small_model(DLM_SCHEDULE_LINEAR);
     REQUIRE(model != NULL);
-    const double padded = enumerate(model, ids, n, SMALL_L), alone = enumerate(model, ids, n, n);
+    const double padded = enumerate(model, ids, n, n, SMALL_L), alone = enumerate(model, ids, n, n, n);
     CHECK(fabs(padded - alone) > 0.05);
     /* beside a window without padding, whose masks must not be taken for its own */
     const int32_t whole[SMALL_L] = {8, 3, 6, 6, 10, 4, 5, 7};
-    const double nats = padded + enumerate(model, whole, SMALL_L, SMALL_L);
+    const double nats = padded + enumerate(model, whole, SMALL_L, SMALL_L, SMALL_L);
     const dlm_scored windows[] = {{.ids = whole, .n = SMALL_L, .shown = SMALL_L},
                                   {.ids = ids, .n = n, .shown = SMALL_L}};
     const dlm_likelihood_options options = options_for(model, 40000, 1);
     dlm_eval_result result;
     REQUIRE(measure(model, &options, windows, 2, &result));
     const double tokens = (double)(n + SMALL_L);
-    CHECK_INT_EQ(result.tokens, n + SMALL_L);
-    CHECK_CLOSE(result.nelbo * tokens, nats, 5 * result.standard_error * tokens);
-    CHECK(fabs(result.nelbo * tokens - nats - alone + padded) > 5 * result.standard_error * tokens);
+    CHECK_INT_EQ(result.all.tokens, n + SMALL_L);
+    CHECK_CLOSE(result.all.nelbo * tokens, nats, 5 * result.all.standard_error * tokens);
+    CHECK(fabs(result.all.nelbo * tokens - nats - alone + padded) > 5 * result.all.standard_error * tokens);
     dlm_model_free(model);
 }
 
@@ -233,7 +123,7 @@ TEST(eval_cross_entropy) {
         REQUIRE(model != NULL);
         for (size_t i = 0; i < TIMES * SETS; i++)
             sets[i] = (masked_set){.set = 1 + i % SETS, .t = fmax(((double)(i / SETS) + 0.5) / TIMES, 1e-3)};
-        fill_in(model, ids, N, N, sets, TIMES * SETS);
+        fill_in(model, ids, N, N, N, sets, TIMES * SETS);
         double ce = 0, masked = 0, ss = 0, sk = 0, kk = 0; /* means, and of products of (ce, k) */
         for (size_t i = 0; i < TIMES * SETS; i++) {
             const double k = (double)bits_of(sets[i].set),
@@ -272,10 +162,10 @@ TEST(uniform_model) {
     const dlm_likelihood_options options = options_for(model, 2, 1);
     dlm_eval_result result;
     REQUIRE(measure(model, &options, windows, WINDOWS, &result));
-    CHECK_CLOSE(result.nelbo, log(SMALL_V), 1e-5);
+    CHECK_CLOSE(result.all.nelbo, log(SMALL_V), 1e-5);
     CHECK_CLOSE(result.eval_ce, log(SMALL_V), 1e-5);
-    CHECK_CLOSE(result.standard_error, 0, 1e-4);
-    CHECK_CLOSE(result.standard_error_documents, 0, 1e-4);
+    CHECK_CLOSE(result.all.standard_error, 0, 1e-4);
+    CHECK_CLOSE(result.all.standard_error_documents, 0, 1e-4);
     dlm_model_free(model);
 }
 
@@ -290,20 +180,101 @@ TEST(windows_of_a_document) {
     dlm_eval_result apart, together, again;
     REQUIRE(measure(model, &options, windows, WINDOWS, &apart));
     REQUIRE(measure(model, &options, windows, WINDOWS, &again));
-    CHECK(apart.nelbo == again.nelbo && apart.eval_ce == again.eval_ce);
+    CHECK(apart.all.nelbo == again.all.nelbo && apart.eval_ce == again.eval_ce);
     for (size_t w = 1; w < WINDOWS; w++) windows[w].continues = w % 4 != 0;
     REQUIRE(measure(model, &options, windows, WINDOWS, &together));
     CHECK_INT_EQ(together.documents, WINDOWS / 4);
     CHECK_INT_EQ(together.windows, WINDOWS);
-    CHECK(together.nelbo == apart.nelbo);
-    CHECK_CLOSE(together.standard_error, apart.standard_error, 1e-12);
-    CHECK(together.standard_error_documents != apart.standard_error_documents);
+    CHECK(together.all.nelbo == apart.all.nelbo);
+    CHECK_CLOSE(together.all.standard_error, apart.all.standard_error, 1e-12);
+    CHECK(together.all.standard_error_documents != apart.all.standard_error_documents);
 
     dlm_eval_result repacked; /* room for other passes */
     options.longest = 5000;
     REQUIRE(measure(model, &options, windows, WINDOWS, &repacked));
-    CHECK_CLOSE(repacked.nelbo, together.nelbo, 1e-5);
+    CHECK_CLOSE(repacked.all.nelbo, together.all.nelbo, 1e-5);
     CHECK_CLOSE(repacked.eval_ce, together.eval_ce, 1e-5);
+    dlm_model_free(model);
+}
+
+/* The end token's part is that of its position in the sum over positions; in an exact evaluation as it is, in
+ * a drawn one within its error. Documents are of several windows, of which the last ends, one of them with
+ * nothing else. */
+TEST(without_the_end_token) {
+    int32_t ids[WINDOWS][SMALL_L];
+    dlm_scored windows[WINDOWS];
+    dlm_model *model = small_model(DLM_SCHEDULE_COSINE);
+    REQUIRE(model != NULL);
+    make_windows(ids, windows);
+    windows[3].n = windows[3].shown = 1;
+    double nats = 0, text = 0, tokens = 0, ends = 0;
+    for (size_t w = 0; w < WINDOWS; w++) {
+        windows[w].continues = w % 3 != 0;
+        windows[w].ends = w % 3 == 2 || w == 3 || w + 1 == WINDOWS;
+        if (w == 3) windows[4].continues = false;
+        const size_t n = windows[w].n, counted = n - windows[w].ends;
+        nats += enumerate(model, ids[w], n, n, n);
+        text += enumerate(model, ids[w], n, counted, n);
+        tokens += (double)n;
+        ends += windows[w].ends;
+    }
+    dlm_likelihood_options options = options_for(model, 0, 1);
+    options.exact = true;
+    dlm_eval_result exact, drawn;
+    REQUIRE(measure(model, &options, windows, WINDOWS, &exact));
+    CHECK(exact.exact && exact.end_token);
+    CHECK_CLOSE(exact.all.nelbo, nats / tokens, 1e-5);
+    CHECK_CLOSE(exact.text.nelbo, text / (tokens - ends), 1e-5);
+    CHECK_INT_EQ(exact.all.tokens, (uint64_t)tokens);
+    CHECK_INT_EQ(exact.text.tokens, (uint64_t)(tokens - ends));
+    CHECK_CLOSE(exact.text.bits_per_byte, text / log(2) / (double)exact.bytes, 1e-5);
+    CHECK(exact.all.standard_error == 0 && exact.text.standard_error == 0);
+    CHECK(exact.text.interval[0] == exact.text.nelbo && exact.text.interval[1] == exact.text.nelbo);
+    CHECK(exact.text.standard_error_documents > 0);
+
+    options = options_for(model, 400, 1);
+    REQUIRE(measure(model, &options, windows, WINDOWS, &drawn));
+    CHECK(!drawn.exact && drawn.end_token);
+    CHECK_CLOSE(drawn.text.nelbo, exact.text.nelbo, 4.5 * drawn.text.standard_error);
+    CHECK_CLOSE(drawn.all.nelbo, exact.all.nelbo, 4.5 * drawn.all.standard_error);
+    CHECK(drawn.text.standard_error > 0 && drawn.text.standard_error < 0.02);
+    CHECK_CLOSE(drawn.text.standard_error_documents, exact.text.standard_error_documents,
+                0.1 * exact.text.standard_error_documents);
+    for (size_t w = 0; w < WINDOWS; w++) windows[w].ends = false;
+    REQUIRE(measure(model, &options, windows, WINDOWS, &exact));
+    CHECK(!exact.end_token && exact.text.nelbo == exact.all.nelbo);
+    CHECK_CLOSE(exact.all.nelbo, drawn.all.nelbo, 1e-12);
+    dlm_model_free(model);
+}
+
+/* By hand: with every mask tried the documents alone are a sample, and their error is the ratio estimator's.
+ */
+TEST(documents_of_an_exact_evaluation) {
+    enum { DOCUMENTS = 6 };
+    int32_t ids[WINDOWS][SMALL_L];
+    dlm_scored windows[WINDOWS];
+    dlm_model *model = small_model(DLM_SCHEDULE_LINEAR);
+    REQUIRE(model != NULL);
+    make_windows(ids, windows);
+    double nats[DOCUMENTS], sum = 0, tokens = 0, squares = 0;
+    for (size_t w = 0; w < DOCUMENTS; w++) {
+        windows[w].ends = true;
+        nats[w] = enumerate(model, ids[w], windows[w].n, windows[w].n - 1, windows[w].n);
+        sum += nats[w];
+        tokens += (double)windows[w].n - 1;
+    }
+    for (size_t w = 0; w < DOCUMENTS; w++) {
+        const double rest = nats[w] - sum / tokens * ((double)windows[w].n - 1);
+        squares += rest * rest;
+    }
+    const double error = sqrt(squares * DOCUMENTS / (DOCUMENTS - 1)) / tokens;
+    dlm_likelihood_options options = options_for(model, 0, 1);
+    options.exact = true;
+    dlm_eval_result result;
+    REQUIRE(measure(model, &options, windows, DOCUMENTS, &result));
+    CHECK_CLOSE(result.text.nelbo, sum / tokens, 1e-5);
+    CHECK_CLOSE(result.text.standard_error_documents, error, 1e-5);
+    CHECK_CLOSE(result.text.interval_documents[1] - result.text.nelbo, 2.570582 * error, 3e-4 * error);
     dlm_model_free(model);
 }
 
@@ -336,9 +307,20 @@ TEST(what_it_refuses) {
     dlm_eval_result result;
     options.longest = 4;
     REQUIRE(measure(model, &options, &window, 0, &result));
-    CHECK(isnan(result.nelbo) && isnan(result.eval_ce) && isnan(result.bits_per_byte));
+    CHECK(isnan(result.all.nelbo) && isnan(result.eval_ce) && isnan(result.all.bits_per_byte));
     REQUIRE(measure(model, &options, &window, 1, &result));
-    CHECK(isfinite(result.nelbo) && isnan(result.standard_error) && isnan(result.standard_error_documents));
+    CHECK(isfinite(result.all.nelbo) && isnan(result.all.standard_error) &&
+          isnan(result.all.standard_error_documents));
+
+    const int32_t many[21] = {5};
+    const dlm_scored longer = {.ids = many, .n = 21, .shown = 21};
+    options.exact = true;
+    options.longest = 21;
+    REQUIRE_OK(dlm__likelihood_create(&model->network, compute, &options, &likelihood, &err), &err);
+    CHECK_STATUS(dlm__likelihood_add(likelihood, &longer, &err), DLM_ARGUMENT, &err);
+    CHECK_SAYS(&err, "window 0 has 21 tokens, all masks are tried of at most 20");
+    dlm__likelihood_free(likelihood);
+    options.exact = false;
 
     double nats;
     CHECK_STATUS(
