@@ -432,8 +432,8 @@ DLM_API dlm_status dlm_refine(const dlm_model *model, const dlm_refine_options *
  * max_seq_len; where the last window has room for more, more). What stands before that mask is fixed in the
  * window, what stands behind the window is not seen. The end token is not drawn before the last window. Block
  * 0 draws from (seed, index) as dlm_sample does, block j > 0 from streams of its own. options->steps is of
- * each block, max_seconds of all. The callbacks see the whole sequence; what a step callback changes outside
- * the window is undone. */
+ * each block (where that begins with context, each step reveals equally many), max_seconds of all. The
+ * callbacks see the whole sequence; what a step callback changes outside the window is undone. */
 DLM_API dlm_status dlm_sample_blocks(const dlm_model *model, const dlm_sample_options *options,
                                      size_t context, size_t index, size_t n, int32_t *ids,
                                      const uint8_t *fixed, size_t *forwards, dlm_error *err);

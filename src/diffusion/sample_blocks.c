@@ -30,6 +30,23 @@ static size_t count_blocks(const dlm_model *model, size_t context, size_t n, con
     return count;
 }
 
+static size_t masked_in(const dlm_long_text *w) {
+    size_t masked = 0;
+    for (size_t i = 0; i < w->length; i++) masked += w->ids[w->start + i] == w->mask_id;
+    return masked;
+}
+
+/* The rule for how many positions a step reveals counts all of a window as one text, so in a block that
+ * begins with much of it revealed the first steps would have next to nothing to do and the last ones all.
+ * Equally many are revealed there instead, which is what the later part of either rule comes to. */
+static void share_out_steps(dlm_sample_options *options, size_t masked) {
+    const bool by_rule = options->order != DLM_ORDER_ANCESTRAL && options->order != DLM_ORDER_FIRST_HITTING &&
+                         options->confidence_threshold < 0 && options->entropy_bound < 0;
+    if (!by_rule || options->steps == 0 || options->corrector_frac > 0) return;
+    options->reveals_per_step = (masked + options->steps - 1) / options->steps;
+    options->steps = 0;
+}
+
 /* Of the time allowed, this block's part of what is left. */
 static double share_of_time(const dlm_long_text *w, double most, double started) {
     if (most <= 0) return 0;
@@ -54,6 +71,9 @@ static dlm_status sample_windows(const char *isa, const dlm_model *model, const 
         w->banned = next.start + limit < w->n ? end : -1;
         options.allow = w->banned >= 0 || w->allow != NULL ? dlm__long_allow : NULL;
         options.seed = dlm__long_seed(w, given->seed);
+        options.steps = given->steps;
+        options.reveals_per_step = given->reveals_per_step;
+        if (next.start > 0) share_out_steps(&options, masked_in(w));
         options.max_seconds = share_of_time(w, given->max_seconds, started);
         DLM_TRY(dlm__sample(isa, model, &options, index, 1, &limit, w->ids + next.start, w->window_fixed,
                             NULL, NULL, err));
@@ -84,6 +104,7 @@ dlm_status dlm__sample_blocks(const char *isa, const dlm_model *model, const dlm
     if (forwards != NULL) *forwards = 0;
     if (context == 0) context = limit / 2;
     DLM_TRY(check(model, context, n, ids, err));
+    DLM_TRY(dlm__sample_check(options, err));
     dlm_long_text w;
     DLM_TRY(dlm__long_create(&w, model, n, ids, fixed, err));
     w.on_step = options->on_step;

@@ -236,6 +236,50 @@ TEST(the_callback_sees_the_whole_text) {
     dlm_model_free(model);
 }
 
+typedef struct counter {
+    size_t step, masked, most;
+} counter;
+
+static bool count_reveals(void *user, const dlm_sample_step *step) {
+    counter *c = user;
+    size_t masked = 0;
+    for (size_t i = 0; i < 100; i++) masked += step->ids[i] == step->mask_id;
+    if (step->step > 4 && c->masked - masked > c->most) c->most = c->masked - masked;
+    c->step = step->step;
+    c->masked = masked;
+    return false;
+}
+
+/* Of twelve blocks each takes its four steps; those after the first reveal two tokens in each. */
+TEST(steps_of_each_block) {
+    enum { N = 100 };
+    dlm_model *model = make(0.4);
+    REQUIRE(model != NULL);
+    static const dlm_order orders[] = {DLM_ORDER_CONFIDENCE, DLM_ORDER_RANDOM, DLM_ORDER_LEFT_TO_RIGHT};
+    for (size_t o = 0; o < 3; o++) {
+        dlm_sample_options options = dlm_sample_defaults();
+        int32_t ids[N];
+        uint8_t fixed[N];
+        dlm_error err;
+        counter c = {0};
+        size_t forwards;
+        options.order = orders[o];
+        options.steps = 4;
+        options.on_step = count_reveals;
+        options.user = &c;
+        begin(ids, fixed, N, 0);
+        REQUIRE_OK(dlm_sample_blocks(model, &options, 0, 0, N, ids, fixed, &forwards, &err), &err);
+        CHECK_INT_EQ(forwards, 48);
+        CHECK_INT_EQ(c.step, 48);
+        CHECK_INT_EQ(c.most, 2);
+        CHECK_INT_EQ(c.masked, 0);
+        options.steps = 7;
+        options.reveals_per_step = 3;
+        CHECK_STATUS(dlm_sample_blocks(model, &options, 0, 0, N, ids, fixed, NULL, &err), DLM_ARGUMENT, &err);
+    }
+    dlm_model_free(model);
+}
+
 /* Even positions: only token 50; and the ids are those of the whole text. */
 static void even(void *user, size_t sequence, size_t position, const int32_t *ids, uint8_t *allowed) {
     const int32_t *whole = user;
