@@ -104,6 +104,39 @@ TEST(the_best_candidate_is_kept) {
     dlm_model_free(model);
 }
 
+static void few_tokens(void *user, size_t sequence, size_t position, const int32_t *ids, uint8_t *allowed) {
+    (void)user;
+    (void)sequence;
+    (void)position;
+    (void)ids;
+    for (int32_t i = 0; i < 268; i++) allowed[i] = i >= 3 && i < 15;
+}
+
+/* Texts of twelve tokens, the end token among them: what stands behind the first one does not count. */
+TEST(a_text_counts_up_to_its_end) {
+    enum { N = 8 };
+    dlm_model *model = make(0.3);
+    REQUIRE(model != NULL);
+    dlm_fill_options options = dlm_fill_defaults();
+    options.length = 20;
+    options.tries = 2;
+    options.draws = 5;
+    options.sample.allow = few_tokens;
+    dlm_filled filled[N];
+    int32_t *ids;
+    size_t early = 0;
+    dlm_error err;
+    REQUIRE_OK(dlm_fill(model, NULL, &options, 0, N, filled, &ids, NULL, &err), &err);
+    for (size_t b = 0; b < N; b++) {
+        check_context("text %zu", b);
+        CHECK_CLOSE(filled[b].nats_per_token, score(model, ids + 20 * b, 20, 5), 1e-6);
+        for (size_t i = 0; i < 15; i++) early += ids[20 * b + i] == 3;
+    }
+    CHECK(early > 0);
+    dlm_free(ids);
+    dlm_model_free(model);
+}
+
 TEST(a_text_does_not_depend_on_the_others) {
     enum { N = 6 };
     dlm_model *model = make(0.3);
