@@ -161,21 +161,90 @@ dlm_status dlm__suffixes_add(dlm_suffixes *s, const int32_t *ids, size_t n, dlm_
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
 
-void dlm__suffixes_read(dlm_suffixes *s, dlm_suffix_reader *reader, int32_t token) {
-    uint32_t to;
-    while ((to = follow(s, reader->state, token)) == 0 && reader->state != ROOT) {
-        reader->state = s->states[reader->state].link;
-        reader->length = s->states[reader->state].length;
-    }
-    if (to == 0) return;
-    reader->state = to;
-    reader->length++;
-    atomic_uint_least32_t *found = &s->states[to].found;
+/* Each token has one of 32 bits. */
+static inline uint32_t bit_of(int32_t token) {
+    return (uint32_t)1 << ((uint32_t)token * UINT32_C(0x9e3779b9) >> 27);
+}
+
+void dlm__suffixes_prepare(dlm_suffixes *s) {
+    for (size_t i = 0; i < s->n; i++) s->states[i].edges = 0;
+    for (size_t i = 0; i < s->slot_count; i++)
+        if (s->slots[i].to != 0) s->states[s->slots[i].from].edges |= bit_of(s->slots[i].token);
+}
+
+/* A place in the automaton, and the document that led there. Nearly every step goes to memory that no cache
+ * holds, so some documents are read in turns: a step asks for what the next one of its lane will look at, and
+ * by its turn that is there. */
+typedef struct lane {
+    const dlm_suffix_document *document;
+    size_t at;              /* the token to be read next */
+    uint32_t state, length; /* the longest suffix of what was read that is in the texts; in `state` */
+    bool fell;              /* to a shorter suffix, the longest of that state: its length is read there */
+} lane;
+
+enum { LANES = 8 };
+
+static inline int32_t token_at(const dlm_suffix_document *document, size_t i) {
+    return document->width == 2 ? (int32_t)((const uint16_t *)document->tokens)[i]
+                                : (int32_t)((const uint32_t *)document->tokens)[i];
+}
+
+/* found = max(found, length) */
+static inline void note(atomic_uint_least32_t *found, uint32_t length) {
     uint_least32_t before = atomic_load_explicit(found, memory_order_relaxed);
-    while (before < reader->length &&
-           !atomic_compare_exchange_weak_explicit(found, &before, reader->length, memory_order_relaxed,
-                                                  memory_order_relaxed))
+    while (before < length && !atomic_compare_exchange_weak_explicit(
+                                  found, &before, length, memory_order_relaxed, memory_order_relaxed))
         continue;
+}
+
+static inline void fetch(const dlm_suffixes *s, const lane *l) {
+    __builtin_prefetch(&s->states[l->state]);
+    if (l->at < l->document->n)
+        __builtin_prefetch(&s->slots[slot_of(l->state, token_at(l->document, l->at), s->slot_count)]);
+}
+
+/* Looks at the state where the lane is, and goes on from there: by the next token, or to a shorter suffix.
+ * False at the end of the document. */
+static inline bool step(dlm_suffixes *s, lane *l) {
+    dlm_suffix_state *here = &s->states[l->state];
+    if (l->fell)
+        l->length = here->length;
+    else
+        note(&here->found, l->length);
+    if (l->at == l->document->n) return false;
+    const int32_t token = token_at(l->document, l->at);
+    uint32_t to = (here->edges & bit_of(token)) != 0 ? find(s, l->state, token)->to : 0;
+    l->fell = to == 0 && l->state != ROOT && here->link != ROOT;
+    if (l->fell) {
+        l->state = here->link;
+    } else {
+        if (to == 0) { /* the root's edges are at hand */
+            l->length = 0;
+            to = follow(s, ROOT, token);
+        }
+        l->state = to;
+        l->length += to != ROOT;
+        l->at++;
+    }
+    fetch(s, l);
+    return true;
+}
+
+void dlm__suffixes_read(dlm_suffixes *s, const dlm_suffix_document *documents, size_t n) {
+    lane lanes[LANES];
+    size_t next = n < LANES ? n : LANES, active = next;
+    for (size_t i = 0; i < active; i++) lanes[i] = (lane){.document = &documents[i]};
+    while (active > 0) {
+        for (size_t i = 0; i < active;) {
+            if (step(s, &lanes[i])) {
+                i++;
+            } else if (next < n) {
+                lanes[i] = (lane){.document = &documents[next++]};
+            } else {
+                lanes[i] = lanes[--active];
+            }
+        }
+    }
 }
 
 /* The states in the order of their lengths. */

@@ -18,7 +18,10 @@
 /* State 0 is the root, the empty substring, which is in every text. */
 typedef struct dlm_suffix_state {
     uint32_t link, length;
-    uint32_t edges; /* the first of its edges' slots; DLM_NO_SLOT: none */
+    /* While texts are added the first of its edges' slots, DLM_NO_SLOT where there is none. Then a bit for
+     * each token that leads on, one for several tokens: most steps lead nowhere, and this tells without a
+     * look. */
+    uint32_t edges;
     /* Of the longest of its substrings that was found in other text; 0: none was. Several threads read at
      * once, and the maximum is the same in whatever order they come. */
     atomic_uint_least32_t found;
@@ -51,13 +54,15 @@ void dlm__suffixes_free(dlm_suffixes *suffixes);
 /* Adds a text; what it shares with others never crosses its borders. Tokens are not negative. */
 dlm_status dlm__suffixes_add(dlm_suffixes *suffixes, const int32_t *ids, size_t n, dlm_error *err);
 
-/* Other text being read: the longest suffix of what was read so far that is in the texts, `length` tokens of
- * it, is in `state`. Starts, and restarts at a border, as {0}. */
-typedef struct dlm_suffix_reader {
-    uint32_t state, length;
-} dlm_suffix_reader;
-/* Reads a token and notes what is found. By any number of threads at once, each with its reader. */
-void dlm__suffixes_read(dlm_suffixes *suffixes, dlm_suffix_reader *reader, int32_t token);
+/* To be called between the last text and the first that is read. */
+void dlm__suffixes_prepare(dlm_suffixes *suffixes);
+/* A document of other text. */
+typedef struct dlm_suffix_document {
+    const void *tokens; /* `width` bytes each, 2 or 4, none of them negative */
+    size_t width, n;
+} dlm_suffix_document;
+/* Reads n documents and notes what is found in them. By any number of threads at once. */
+void dlm__suffixes_read(dlm_suffixes *suffixes, const dlm_suffix_document *documents, size_t n);
 
 /* Once all is read: each state's `found` becomes that of the longest suffix of its substrings that was found
  * at all. Call once. */

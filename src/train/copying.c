@@ -6,7 +6,7 @@
 
 /* Documents that a thread reads before it takes others; and how many such pieces are read between two reports
  * of progress. */
-enum { PIECE = 64, PIECES = 256 };
+enum { PIECE = 256, PIECES = 128 };
 
 typedef struct reading {
     dlm_suffixes *suffixes;
@@ -17,18 +17,13 @@ typedef struct reading {
 static void read_piece(void *context, size_t piece) {
     const reading *r = context;
     const uint64_t first = r->first + (uint64_t)piece * PIECE;
-    for (uint64_t i = first; i < r->end && i < first + PIECE; i++) {
-        const dlm_document document = dlm__data_document(r->data, i);
-        dlm_suffix_reader reader = {0};
-        if (document.width == 2) {
-            const uint16_t *tokens = document.tokens;
-            for (size_t t = 0; t < document.n; t++) dlm__suffixes_read(r->suffixes, &reader, tokens[t]);
-        } else {
-            const uint32_t *tokens = document.tokens;
-            for (size_t t = 0; t < document.n; t++)
-                dlm__suffixes_read(r->suffixes, &reader, (int32_t)tokens[t]);
-        }
+    dlm_suffix_document documents[PIECE];
+    size_t n = 0;
+    for (; n < PIECE && first + n < r->end; n++) {
+        const dlm_document document = dlm__data_document(r->data, first + n);
+        documents[n] = (dlm_suffix_document){document.tokens, document.width, document.n};
     }
+    dlm__suffixes_read(r->suffixes, documents, n);
 }
 
 static dlm_status read_all(dlm_suffixes *suffixes, const dlm_data *data, dlm_meter *meter, dlm_error *err) {
@@ -59,7 +54,10 @@ dlm_status dlm_texts_find(const dlm_texts *texts, const dlm_data *data, dlm_prog
     DLM_TRY(dlm__texts_check(texts, &tokens, err));
     dlm_status status = dlm__suffixes_create(&suffixes, err);
     if (status == DLM_OK) status = add_all(&suffixes, texts, err);
-    if (status == DLM_OK) status = read_all(&suffixes, data, &meter, err);
+    if (status == DLM_OK) {
+        dlm__suffixes_prepare(&suffixes);
+        status = read_all(&suffixes, data, &meter, err);
+    }
     if (status == DLM_OK) status = dlm__suffixes_settle(&suffixes, err);
     for (size_t i = 0, start = 0; i < texts->n && status == DLM_OK; start += texts->lengths[i++])
         if (texts->lengths[i] > 0)
