@@ -21,9 +21,13 @@ static void draw(uint64_t seed, uint64_t letters, int32_t above, scene *s) {
         for (size_t t = 0; t < LONGEST; t++)
             s->documents[i][t] = above - (int32_t)dlm__rng_below(&rng, letters);
     }
+    /* Some are of the first and last documents of all, and of those that threads take together. */
+    static const size_t borders[] = {0, 255, 256, DOCUMENTS - 1};
+    for (size_t i = 0; i < 4; i++) s->list[borders[i]].n = LONGEST;
     for (size_t i = 0; i < TEXTS; i++) {
-        const text *from = &s->list[dlm__rng_below(&rng, DOCUMENTS)];
-        s->lengths[i] = (size_t)dlm__rng_below(&rng, LONGEST + 1);
+        const bool border = i % 2 == 0 && i < 8;
+        const text *from = &s->list[border ? borders[i / 2] : dlm__rng_below(&rng, DOCUMENTS)];
+        s->lengths[i] = border ? LONGEST : (size_t)dlm__rng_below(&rng, LONGEST + 1);
         for (size_t t = 0; t < s->lengths[i]; t++) {
             const bool copied = i % 2 == 0 && t < from->n && t != 20;
             s->ids[s->tokens++] = copied ? from->ids[t] : above - (int32_t)dlm__rng_below(&rng, letters);

@@ -83,8 +83,8 @@ TEST(long_texts) {
     REQUIRE_OK(dlm__suffixes_create(&suffixes, &err), &err);
     for (size_t t = 0; t < TOKENS; t += TOKENS / 4)
         REQUIRE_OK(dlm__suffixes_add(&suffixes, ids + t, TOKENS / 4, &err), &err);
-    CHECK(suffixes.n <= 2 * TOKENS);
-    CHECK(suffixes.edges <= 3 * TOKENS);
+    CHECK(suffixes.n <= (size_t)2 * TOKENS);
+    CHECK(suffixes.edges <= (size_t)3 * TOKENS);
     /* More documents than are read at once, of 2 bytes a token: each a part of the first text, between two
      * tokens that no text has. */
     static uint16_t parts[PARTS][PART + 2];
