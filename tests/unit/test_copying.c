@@ -93,6 +93,37 @@ TEST(spans_of_wide_ids) {
     check_spans(70000, 20);
 }
 
+/* More documents than are read between two reports of progress, each of two tokens that no other has so. */
+TEST(every_document_is_read) {
+    enum { MANY = 70000, LETTERS = 290 };
+    dlm_tokenizer *tokenizer = large_tokenizer(300);
+    dlm_error err;
+    dlm_data *data = NULL;
+    int32_t *ids = dlm__calloc(MANY, 2 * sizeof *ids);
+    text *list = dlm__calloc(MANY, sizeof *list);
+    size_t *lengths = dlm__calloc(MANY, sizeof *lengths);
+    uint32_t *spans = dlm__calloc(MANY, 2 * sizeof *spans);
+    for (size_t i = 0; i < MANY; i++) {
+        ids[2 * i] = (int32_t)(i / LETTERS);
+        ids[2 * i + 1] = (int32_t)(i % LETTERS);
+        lengths[i] = 2;
+        list[i] = (text){.ids = &ids[2 * i], .n = 2};
+    }
+    const char *dir = temporary_dir();
+    REQUIRE(write_data(dir, tokenizer, 16, list, MANY, 20000));
+    REQUIRE_OK(dlm_data_open(dir, &data, &err), &err);
+    const dlm_texts texts = {.n = MANY, .lengths = lengths, .ids = ids};
+    REQUIRE_OK(dlm_texts_find(&texts, data, NULL, NULL, spans, &err), &err);
+    for (size_t i = 0; i < MANY; i++)
+        if (!CHECK_INT_EQ(spans[2 * i + 1], 2)) break;
+    dlm_data_close(data);
+    dlm_tokenizer_free(tokenizer);
+    free(ids);
+    free(list);
+    free(lengths);
+    free(spans);
+}
+
 /* ---- progress ----------------------------------------------------------------------------------------- */
 
 typedef struct reports {
