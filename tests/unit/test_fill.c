@@ -323,6 +323,33 @@ TEST(the_callers_own_callback_is_asked_too) {
     dlm_model_free(model);
 }
 
+/* Stops at the third report. */
+static bool stop_soon(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
+    size_t *reports = user;
+    CHECK_STR_EQ(stage, "choose");
+    CHECK(done > *reports && total == 0 && seconds >= 0);
+    return ++*reports == 3;
+}
+
+TEST(the_choice_can_be_stopped) {
+    dlm_model *model = make(0.3);
+    REQUIRE(model != NULL);
+    dlm_fill_options options = dlm_fill_defaults();
+    dlm_filled filled[1];
+    int32_t *ids = NULL;
+    size_t reports = 0;
+    dlm_error err;
+    options.length = 60;
+    options.tries = 2;
+    options.draws = 200000;
+    options.progress = stop_soon;
+    options.progress_user = &reports;
+    CHECK_INT_EQ(dlm_fill(model, NULL, &options, 0, 1, filled, &ids, NULL, &err), DLM_CANCELLED);
+    CHECK_INT_EQ(reports, 3);
+    CHECK(ids == NULL);
+    dlm_model_free(model);
+}
+
 TEST(options_out_of_range) {
     dlm_model *model = make(0), *other = make(0);
     REQUIRE(model != NULL && other != NULL);
