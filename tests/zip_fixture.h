@@ -24,7 +24,7 @@ typedef struct zip_image {
 } zip_image;
 
 static inline void zip_put(zip_image *to, uint64_t number, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) to->bytes[to->n++] = (unsigned char)(number >> 8 * i);
+    for (; bytes > 0; bytes--, number >>= 8) to->bytes[to->n++] = (unsigned char)number;
 }
 
 static inline void zip_append(zip_image *to, const void *bytes, size_t n) {

@@ -498,8 +498,13 @@ static dlm_status marked_tuple(dlm_pickle *p) {
     return make_tuple(p, first);
 }
 
-static dlm_status push_simple(dlm_pickle *p, dlm_pickle_kind kind, int64_t integer) {
-    return push_value(p, (dlm_pickle_value){.kind = kind, .integer = integer});
+static dlm_status push_bool(dlm_pickle *p, bool is_true) {
+    return push_value(p, (dlm_pickle_value){.kind = DLM_PICKLE_BOOL, .integer = is_true});
+}
+
+/* None, or an empty container. */
+static dlm_status push_empty(dlm_pickle *p, dlm_pickle_kind kind) {
+    return push_value(p, (dlm_pickle_value){.kind = kind});
 }
 
 static dlm_status execute(dlm_pickle *p, unsigned char opcode) {
@@ -510,9 +515,9 @@ static dlm_status execute(dlm_pickle *p, unsigned char opcode) {
     case MARK: return push_mark(p);
     case POP: return pop(p, &dropped);
     case POP_MARK: return drop_marked(p);
-    case NONE: return push_simple(p, DLM_PICKLE_NONE, 0);
-    case NEWTRUE: return push_simple(p, DLM_PICKLE_BOOL, 1);
-    case NEWFALSE: return push_simple(p, DLM_PICKLE_BOOL, 0);
+    case NONE: return push_empty(p, DLM_PICKLE_NONE);
+    case NEWTRUE: return push_bool(p, true);
+    case NEWFALSE: return push_bool(p, false);
     case BININT: return with_number(p, 4, push_int32);
     case BININT1: return with_number(p, 1, push_unsigned);
     case BININT2: return with_number(p, 2, push_unsigned);
@@ -526,10 +531,10 @@ static dlm_status execute(dlm_pickle *p, unsigned char opcode) {
     case TUPLE1: return make_tuple_of(p, 1);
     case TUPLE2: return make_tuple_of(p, 2);
     case TUPLE3: return make_tuple_of(p, 3);
-    case EMPTY_LIST: return push_simple(p, DLM_PICKLE_LIST, 0);
+    case EMPTY_LIST: return push_empty(p, DLM_PICKLE_LIST);
     case APPEND: return add_last(p, 1, DLM_PICKLE_LIST);
     case APPENDS: return add_marked(p, DLM_PICKLE_LIST);
-    case EMPTY_DICT: return push_simple(p, DLM_PICKLE_DICT, 0);
+    case EMPTY_DICT: return push_empty(p, DLM_PICKLE_DICT);
     case SETITEM: return add_last(p, 2, DLM_PICKLE_DICT);
     case SETITEMS: return add_marked(p, DLM_PICKLE_DICT);
     case BINPUT: return with_number(p, 1, memoize);

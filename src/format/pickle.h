@@ -50,18 +50,18 @@ typedef struct dlm_pickle_value {
     dlm_pickle_kind kind;
     dlm_storage_type type; /* of STORAGE and TENSOR */
     union {
-        int global;      /* of GLOBAL: which */
-        int64_t integer; /* of INT and BOOL */
-        double real;     /* of FLOAT */
+        struct { /* the first, so that a value made of its kind alone is an empty container */
+            dlm_pickle_ref *items; /* of TUPLE and LIST; of DICT keys and values in turn */
+            size_t n, capacity;
+        };
         struct {
             const char *text; /* of TEXT, and of STORAGE its key: UTF-8, without a 0 behind it */
             size_t bytes;
             uint64_t count; /* of STORAGE: its elements */
         };
-        struct {
-            dlm_pickle_ref *items; /* of TUPLE and LIST; of DICT keys and values in turn */
-            size_t n, capacity;
-        };
+        int global;            /* of GLOBAL: which */
+        int64_t integer;       /* of INT and BOOL */
+        double real;           /* of FLOAT */
         dlm_pickle_view *view; /* of TENSOR */
     };
 } dlm_pickle_value;
