@@ -2,21 +2,34 @@
 #include "format/zip.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libdeflate.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <zip.h>
+#include <zlib.h>
 
 #define ENTRIES_MOST ((uint64_t)1 << 20)
 /* An archive may inflate to so many bytes, or so many times its size. */
 #define INFLATED_FREE  ((uint64_t)64 << 20)
 #define INFLATED_TIMES 100
-/* Bytes between two steps of the checksum: few enough that they are still in the cache. */
+/* Bytes that are read and summed at a time: few enough that they are still in the cache. */
 #define CHUNK ((uint64_t)1 << 20)
+
+/* Where the archive's bytes are: in a file, or in memory. */
+typedef struct place {
+    int file;
+    const unsigned char *bytes; /* NULL: in the file */
+    uint64_t size;
+    uint64_t at, last; /* where libzip reads next, and where it read last */
+    zip_error_t error;
+} place;
 
 struct dlm_zip {
     char *name;
+    place place;
     zip_t *archive;
     dlm_zip_entry *entries; /* (n) by name */
     size_t n;
@@ -92,28 +105,100 @@ static dlm_status read_directory(dlm_zip *zip, uint64_t file_size, dlm_error *er
     return check_claims(zip, &sum, file_size, err);
 }
 
-static dlm_status open_archive(dlm_zip *zip, zip_source_t *source, zip_error_t *why, dlm_error *err) {
-    if (source != NULL) zip->archive = zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, why);
-    if (zip->archive != NULL) return DLM_OK;
-    zip_source_free(source);
-    if (zip_error_code_zip(why) == ZIP_ER_EXISTS)
-        return dlm__fail(err, DLM_FORMAT, "%s: there are two entries of one name", zip->name);
-    return dlm__fail(err, DLM_FORMAT, "%s is no zip archive, or a damaged one: %s", zip->name,
-                     zip_error_strerror(why));
+/* ---- the file, as libzip asks for it ------------------------------------------------------------------- */
+
+/* n bytes from `at` on; how many there were, or -1. Any number of threads at once. */
+static int64_t read_at(const place *from, uint64_t at, void *to, uint64_t n) {
+    uint64_t done = 0;
+    if (at >= from->size) return 0;
+    if (n > from->size - at) n = from->size - at;
+    if (from->bytes != NULL) {
+        memcpy(to, from->bytes + at, n);
+        return (int64_t)n;
+    }
+    while (done < n) {
+        const ssize_t got = pread(from->file, (char *)to + done, n - done, (off_t)(at + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (uint64_t)got;
+    }
+    return (int64_t)done;
 }
 
-/* The source is the archive's from here on. */
-static dlm_status create(const char *name, zip_source_t *source, zip_error_t *why, uint64_t file_size,
-                         dlm_zip **zip, dlm_error *err) {
+static zip_int64_t read_next(place *from, void *to, zip_uint64_t n) {
+    const int64_t got = read_at(from, from->at, to, n);
+    if (got < 0) zip_error_set(&from->error, ZIP_ER_READ, errno);
+    from->last = from->at;
+    if (got > 0) from->at += (uint64_t)got;
+    return got;
+}
+
+static zip_int64_t seek(place *from, void *arguments, zip_uint64_t n) {
+    const zip_int64_t to = zip_source_seek_compute_offset(from->at, from->size, arguments, n, &from->error);
+    if (to >= 0) from->at = (uint64_t)to;
+    return to >= 0 ? 0 : -1;
+}
+
+static zip_int64_t describe(const place *from, zip_stat_t *about) {
+    zip_stat_init(about);
+    about->size = from->size;
+    about->valid = ZIP_STAT_SIZE;
+    return sizeof *about;
+}
+
+static zip_int64_t answer(void *user, void *data, zip_uint64_t n, zip_source_cmd_t command) {
+    place *from = user;
+    switch (command) {
+    case ZIP_SOURCE_OPEN: from->at = 0; return 0;
+    case ZIP_SOURCE_READ: return read_next(from, data, n);
+    case ZIP_SOURCE_SEEK: return seek(from, data, n);
+    case ZIP_SOURCE_TELL: return (zip_int64_t)from->at;
+    case ZIP_SOURCE_STAT: return describe(from, data);
+    case ZIP_SOURCE_ERROR: return zip_error_to_data(&from->error, data, n);
+    case ZIP_SOURCE_SUPPORTS:
+        return zip_source_make_command_bitmap(ZIP_SOURCE_OPEN, ZIP_SOURCE_READ, ZIP_SOURCE_CLOSE,
+                                              ZIP_SOURCE_STAT, ZIP_SOURCE_ERROR, ZIP_SOURCE_FREE,
+                                              ZIP_SOURCE_SEEK, ZIP_SOURCE_TELL, ZIP_SOURCE_SUPPORTS, -1);
+    case ZIP_SOURCE_CLOSE:
+    case ZIP_SOURCE_FREE: return 0;
+    default: zip_error_set(&from->error, ZIP_ER_OPNOTSUPP, 0); return -1;
+    }
+}
+
+static dlm_status open_archive(dlm_zip *zip, dlm_error *err) {
+    if (zip->place.size == 0) /* which libzip takes for an archive without entries */
+        return dlm__fail(err, DLM_FORMAT, "%s is no zip archive: it is empty", zip->name);
+    zip_error_t why;
+    zip_error_init(&why);
+    zip_source_t *source = zip_source_function_create(answer, &zip->place, &why);
+    if (source != NULL) zip->archive = zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &why);
+    dlm_status status = DLM_OK;
+    if (zip->archive == NULL) {
+        zip_source_free(source);
+        if (zip_error_code_zip(&why) == ZIP_ER_EXISTS)
+            status = dlm__fail(err, DLM_FORMAT, "%s: there are two entries of one name", zip->name);
+        else
+            status = dlm__fail(err, DLM_FORMAT, "%s is no zip archive, or a damaged one: %s", zip->name,
+                               zip_error_strerror(&why));
+    }
+    zip_error_fini(&why);
+    return status;
+}
+
+/* The file of `from` is the archive's from here on. */
+static dlm_status create(const char *name, const place *from, dlm_zip **zip, dlm_error *err) {
     dlm_zip *made = dlm__calloc(1, sizeof *made);
     if (made != NULL) made->name = dlm__copy_bytes(name, strlen(name));
     if (made == NULL || made->name == NULL) {
         free(made);
-        zip_source_free(source);
+        if (from->bytes == NULL) (void)close(from->file);
         return dlm__fail_memory(err, name, sizeof *made);
     }
-    dlm_status status = open_archive(made, source, why, err);
-    if (status == DLM_OK) status = read_directory(made, file_size, err);
+    made->place = *from;
+    zip_error_init(&made->place.error);
+    dlm_status status = open_archive(made, err);
+    if (status == DLM_OK) status = read_directory(made, from->size, err);
     if (status != DLM_OK) {
         dlm__zip_close(made);
         return status;
@@ -125,29 +210,31 @@ static dlm_status create(const char *name, zip_source_t *source, zip_error_t *wh
 dlm_status dlm__zip_open(const char *path, dlm_zip **zip, dlm_error *err) {
     struct stat about;
     *zip = NULL;
-    if (stat(path, &about) != 0) return dlm__fail_errno(err, errno, "%s", path);
-    if (!S_ISREG(about.st_mode)) return dlm__fail(err, DLM_IO, "%s is not a regular file", path);
-    zip_error_t why;
-    zip_error_init(&why);
-    zip_source_t *source = zip_source_file_create(path, 0, -1, &why);
-    const dlm_status status = create(path, source, &why, (uint64_t)about.st_size, zip, err);
-    zip_error_fini(&why);
-    return status;
+    place from = {.file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+    if (from.file < 0) return dlm__fail_errno(err, errno, "%s", path);
+    dlm_status status = DLM_OK;
+    if (fstat(from.file, &about) != 0)
+        status = dlm__fail_errno(err, errno, "%s", path);
+    else if (!S_ISREG(about.st_mode))
+        status = dlm__fail(err, DLM_IO, "%s is not a regular file", path);
+    if (status != DLM_OK) {
+        (void)close(from.file);
+        return status;
+    }
+    from.size = (uint64_t)about.st_size;
+    return create(path, &from, zip, err);
 }
 
 dlm_status dlm__zip_parse(const char *name, const void *bytes, size_t n, dlm_zip **zip, dlm_error *err) {
     *zip = NULL;
-    zip_error_t why;
-    zip_error_init(&why);
-    zip_source_t *source = zip_source_buffer_create(bytes, n, 0, &why);
-    const dlm_status status = create(name, source, &why, n, zip, err);
-    zip_error_fini(&why);
-    return status;
+    return create(name, &(place){.file = -1, .bytes = bytes, .size = n}, zip, err);
 }
 
 void dlm__zip_close(dlm_zip *zip) {
     if (zip == NULL) return;
     if (zip->archive != NULL) zip_discard(zip->archive);
+    if (zip->place.bytes == NULL) (void)close(zip->place.file);
+    zip_error_fini(&zip->place.error);
     free(zip->entries);
     free(zip->name);
     free(zip);
@@ -166,9 +253,41 @@ const dlm_zip_entry *dlm__zip_find(const dlm_zip *zip, const char *name) {
     return bsearch(&key, zip->entries, zip->n, sizeof key, by_name);
 }
 
-/* Reads the entry, and its checksum as it goes. */
-static dlm_status read_bytes(const dlm_zip *zip, zip_file_t *file, const dlm_zip_entry *entry,
-                             unsigned char *bytes, uint32_t *sum, dlm_error *err) {
+/* ---- reading an entry --------------------------------------------------------------------------------- */
+
+/* A stored entry, read by all threads: libzip's own way takes a second checksum, by one thread, which costs
+ * more than the copy. */
+typedef struct stored {
+    const place *from;
+    uint64_t offset, size;
+    unsigned char *to;
+    uint32_t *sums; /* of the chunks; 0 where one was cut off too, which the whole sum then shows */
+} stored;
+
+static void read_chunk(void *context, size_t i) {
+    const stored *s = context;
+    const uint64_t first = i * CHUNK, n = s->size - first < CHUNK ? s->size - first : CHUNK;
+    const bool whole = read_at(s->from, s->offset + first, s->to + first, n) == (int64_t)n;
+    s->sums[i] = whole ? libdeflate_crc32(0, s->to + first, (size_t)n) : 0;
+}
+
+static dlm_status read_stored(const dlm_zip *zip, uint64_t offset, const dlm_zip_entry *entry, void *bytes,
+                              uint32_t *sum, dlm_error *err) {
+    const size_t n = (size_t)((entry->size + CHUNK - 1) / CHUNK);
+    stored s = {.from = &zip->place, .offset = offset, .size = entry->size, .to = bytes};
+    s.sums = dlm__calloc(n, sizeof *s.sums);
+    if (s.sums == NULL) return dlm__fail_memory(err, zip->name, n * sizeof *s.sums);
+    dlm__parallel_for(n, read_chunk, &s);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t left = entry->size - i * CHUNK;
+        *sum = (uint32_t)crc32_combine(*sum, s.sums[i], (z_off_t)(left < CHUNK ? left : CHUNK));
+    }
+    free(s.sums);
+    return DLM_OK;
+}
+
+static dlm_status read_deflated(const dlm_zip *zip, zip_file_t *file, const dlm_zip_entry *entry,
+                                unsigned char *bytes, uint32_t *sum, dlm_error *err) {
     for (uint64_t done = 0; done < entry->size;) {
         const uint64_t left = entry->size - done;
         const zip_int64_t n = zip_fread(file, bytes + done, left < CHUNK ? left : CHUNK);
@@ -181,16 +300,29 @@ static dlm_status read_bytes(const dlm_zip *zip, zip_file_t *file, const dlm_zip
     return DLM_OK;
 }
 
-/* A stored entry is read as it stands: libzip's own checksum, which it takes of all else, costs several times
- * as much as the copy. */
+/* Where the entry's bytes begin, which libzip tells only by where it reads its first one. */
+static bool find_bytes(dlm_zip *zip, zip_file_t *file, uint64_t *offset) {
+    char first;
+    if (zip_fread(file, &first, 1) != 1) return false;
+    *offset = zip->place.last;
+    return true;
+}
+
 dlm_status dlm__zip_read(dlm_zip *zip, const dlm_zip_entry *entry, void *bytes, dlm_error *err) {
     zip_stat_t about;
     uint32_t sum = 0;
+    uint64_t offset;
+    if (entry->size == 0) return DLM_OK;
     if (zip_stat_index(zip->archive, entry->index, 0, &about) != 0) return fail_zip(zip, entry->name, err);
-    const bool stored = about.comp_method == ZIP_CM_STORE;
-    zip_file_t *file = zip_fopen_index(zip->archive, entry->index, stored ? ZIP_FL_COMPRESSED : 0);
+    zip_file_t *file = zip_fopen_index(zip->archive, entry->index, 0);
     if (file == NULL) return fail_zip(zip, entry->name, err);
-    const dlm_status status = read_bytes(zip, file, entry, bytes, &sum, err);
+    dlm_status status;
+    if (about.comp_method != ZIP_CM_STORE)
+        status = read_deflated(zip, file, entry, bytes, &sum, err);
+    else if (!find_bytes(zip, file, &offset))
+        status = fail_zip(zip, entry->name, err);
+    else
+        status = read_stored(zip, offset, entry, bytes, &sum, err);
     (void)zip_fclose(file);
     if (status != DLM_OK || sum == about.crc) return status;
     return dlm__fail(err, DLM_FORMAT, "%s: entry %.80s is damaged: its checksum is %08x, not %08x", zip->name,

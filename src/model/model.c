@@ -13,20 +13,13 @@ static bool holds(const char *folder, const char *name) {
 
 /* ---- weights ------------------------------------------------------------------------------------------ */
 
-/* n elements on cache lines, not set; free() them. */
-static void *aligned(size_t n, size_t size) {
-    size_t bytes;
-    if (!dlm__size_mul(n, size, &bytes) || bytes > SIZE_MAX - DLM_ALIGN) return NULL;
-    return aligned_alloc(DLM_ALIGN, dlm__round_up(bytes, DLM_ALIGN));
-}
-
 /* Memory for the parameters, and for their bfloat16 copy where products take that; what is in it is whatever
  * it was, so that no pass over a large model is made to clear what is then filled. */
 static dlm_status allocate_network(dlm_model *model, dlm_error *err) {
     dlm_network *network = &model->network;
     size_t total = model->layout->total;
-    network->params = aligned(total, sizeof *network->params);
-    if (network->type == DLM_BF16) network->params_bf16 = aligned(total, sizeof *network->params_bf16);
+    network->params = dlm__aligned(total, sizeof *network->params);
+    if (network->type == DLM_BF16) network->params_bf16 = dlm__aligned(total, sizeof *network->params_bf16);
     if (network->params != NULL && (network->type != DLM_BF16 || network->params_bf16 != NULL)) return DLM_OK;
     return dlm__fail_memory(err, "weights", total * sizeof *network->params);
 }

@@ -55,18 +55,53 @@ dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_tensors *file,
     return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is none of this config's", file->path, name);
 }
 
+/* Values that a thread looks at before it takes others. */
+#define CHUNK ((size_t)1 << 18)
+
+typedef struct finite_check {
+    const float *values;
+    size_t n;
+    size_t *first; /* of each chunk: of its values that are not finite; n: none */
+} finite_check;
+
+/* All bits of the exponent are set in what is infinite or not a number. The first loop only counts, so that
+ * it can be done many values at a time. */
+static void check_chunk(void *context, size_t chunk) {
+    const finite_check *check = context;
+    const size_t begin = chunk * CHUNK, end = check->n - begin < CHUNK ? check->n : begin + CHUNK;
+    uint32_t bits, wrong = 0;
+    size_t i = begin;
+    for (; i < end; i++) {
+        memcpy(&bits, &check->values[i], sizeof bits);
+        wrong += (bits & 0x7f800000) == 0x7f800000;
+    }
+    for (i = begin; wrong > 0 && isfinite(check->values[i]);) i++;
+    check->first[chunk] = wrong > 0 ? i : check->n;
+}
+
+static dlm_status check_finite(const char *path, const dlm_param *param, const float *values,
+                               dlm_error *err) {
+    const size_t chunks = (param->count + CHUNK - 1) / CHUNK;
+    finite_check check = {
+        .values = values, .n = param->count, .first = dlm__calloc(chunks, sizeof *check.first)};
+    if (check.first == NULL) return dlm__fail_memory(err, path, chunks * sizeof *check.first);
+    dlm__parallel_for(chunks, check_chunk, &check);
+    size_t i = param->count;
+    for (size_t chunk = chunks; chunk-- > 0;)
+        if (check.first[chunk] < param->count) i = check.first[chunk];
+    free(check.first);
+    if (i == param->count) return DLM_OK;
+    return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32", path, i, param->name,
+                     (double)values[i]);
+}
+
 dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
                                dlm_error *err) {
     size_t at;
     if (!dlm__tensors_find(file, param->name, &at))
         return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is missing", file->path, param->name);
     DLM_TRY(file->floats(file->file, at, values, err));
-    for (size_t j = 0; j < param->count; j++) {
-        if (isfinite(values[j])) continue;
-        return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32", file->path, j,
-                         param->name, (double)values[j]);
-    }
-    return DLM_OK;
+    return check_finite(file->path, param, values, err);
 }
 
 dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
