@@ -79,31 +79,43 @@ static void check_chunk(void *context, size_t chunk) {
     check->first[chunk] = wrong > 0 ? i : check->n;
 }
 
-static dlm_status check_finite(const char *path, const dlm_param *param, const float *values,
-                               dlm_error *err) {
-    const size_t chunks = (param->count + CHUNK - 1) / CHUNK;
-    finite_check check = {
-        .values = values, .n = param->count, .first = dlm__calloc(chunks, sizeof *check.first)};
+/* The first of n values that is not finite in *first; n: none. */
+static dlm_status find_not_finite(const char *path, const float *values, size_t n, size_t *first,
+                                  dlm_error *err) {
+    const size_t chunks = (n + CHUNK - 1) / CHUNK;
+    *first = n;
+    finite_check check = {.values = values, .n = n, .first = dlm__calloc(chunks, sizeof *check.first)};
     if (check.first == NULL) return dlm__fail_memory(err, path, chunks * sizeof *check.first);
     dlm__parallel_for(chunks, check_chunk, &check);
-    size_t i = param->count;
     for (size_t chunk = chunks; chunk-- > 0;)
-        if (check.first[chunk] < param->count) i = check.first[chunk];
+        if (check.first[chunk] < n) *first = check.first[chunk];
     free(check.first);
-    if (i == param->count) return DLM_OK;
+    return DLM_OK;
+}
+
+static dlm_status fail_not_finite(const char *path, const dlm_param *param, size_t i, float value,
+                                  dlm_error *err) {
     return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32", path, i, param->name,
-                     (double)values[i]);
+                     (double)value);
+}
+
+static dlm_status read_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
+                              dlm_error *err) {
+    size_t at;
+    if (!dlm__tensors_find(file, param->name, &at))
+        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is missing", file->path, param->name);
+    return file->floats(file->file, at, values, err);
 }
 
 dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
                                dlm_error *err) {
-    size_t at;
-    if (!dlm__tensors_find(file, param->name, &at))
-        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is missing", file->path, param->name);
-    DLM_TRY(file->floats(file->file, at, values, err));
-    return check_finite(file->path, param, values, err);
+    size_t i;
+    DLM_TRY(read_tensor(param, file, values, err));
+    DLM_TRY(find_not_finite(file->path, values, param->count, &i, err));
+    return i == param->count ? DLM_OK : fail_not_finite(file->path, param, i, values[i], err);
 }
 
+/* The whole block is looked at once, as one piece of parallel work. */
 dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
                              dlm_error *err) {
     DLM_TRY(dlm__weights_check(layout, file, err));
@@ -111,10 +123,16 @@ dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, 
         const dlm_param *param = &layout->params[i];
         const size_t end = param->offset + param->count;
         const size_t next = i + 1 < layout->n ? layout->params[i + 1].offset : layout->total;
-        DLM_TRY(dlm__weights_tensor(param, file, params + param->offset, err));
+        DLM_TRY(read_tensor(param, file, params + param->offset, err));
         memset(params + end, 0, (next - end) * sizeof *params);
     }
-    return DLM_OK;
+    size_t first, i = layout->n;
+    DLM_TRY(find_not_finite(file->path, params, layout->total, &first, err));
+    if (first == layout->total) return DLM_OK;
+    do i--;
+    while (layout->params[i].offset > first);
+    return fail_not_finite(file->path, &layout->params[i], first - layout->params[i].offset, params[first],
+                           err);
 }
 
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err) {
