@@ -107,7 +107,12 @@ static int generate(const generate_settings *settings, dlm_sample_options sample
     const size_t at_once = texts_at_once(&settings->draft, to);
     dlm_filled *filled = calloc(at_once, sizeof *filled);
     size_t *lengths = calloc(at_once, sizeof *lengths);
-    int status = filled != NULL && lengths != NULL ? EXIT_DONE : fail("out of memory");
+    if (filled == NULL || lengths == NULL) {
+        free(filled);
+        free(lengths);
+        return fail("out of memory");
+    }
+    int status = EXIT_DONE;
     to->all = settings->count;
     while (to->done < settings->count && status == EXIT_DONE) {
         const size_t left = settings->count - to->done, n = left < at_once ? left : at_once;

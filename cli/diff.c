@@ -84,7 +84,7 @@ static int write_part(const dlm_model *model, const marks *by, bool terminal, co
     size_t n_old = 0, n_new = 0;
     int status = decode(model, before, first, end, &old, &old_text, &n_old);
     if (status == EXIT_DONE) status = decode(model, after, first, end, &new, &new_text, &n_new);
-    if (status == EXIT_DONE) write_change(by, terminal, old_text, n_old, new_text, n_new);
+    if (old_text != NULL && new_text != NULL) write_change(by, terminal, old_text, n_old, new_text, n_new);
     dlm_free(old);
     dlm_free(new);
     return status;

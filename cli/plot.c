@@ -86,11 +86,11 @@ static double place(const axis *a, double value) {
     return a->from + (value - a->min) / (a->max - a->min) * (a->to - a->from);
 }
 
-/* The largest of 1, 2 and 5 times a power of ten that gives at least about `TICKS` ticks. */
+/* 1, 2 or 5 times a power of ten, with which there are about `TICKS` ticks. */
 static double nice_step(double span) {
     const double rough = span / TICKS, power = pow(10, floor(log10(rough)));
     const double times = rough / power;
-    return power * (times >= 5 ? 5 : times >= 2 ? 2 : 1);
+    return power * (times >= 7 ? 10 : times >= 3.5 ? 5 : times >= 1.5 ? 2 : 1);
 }
 
 static void widen(double value, double *min, double *max) {

@@ -215,8 +215,10 @@ int write_batch(writer *to, const batch *sequences) {
                       .before = sequences->before != NULL ? sequences->before + start : NULL,
                       .candidate = -1,
                       .nelbo = (double)NAN};
-        if (sequences->filled != NULL) one.nelbo = sequences->filled[i].nats_per_token;
-        if (isfinite(one.nelbo)) one.candidate = (int)sequences->filled[i].candidate;
+        if (sequences->filled != NULL) {
+            one.nelbo = sequences->filled[i].nats_per_token;
+            if (isfinite(one.nelbo)) one.candidate = (int)sequences->filled[i].candidate;
+        }
         status = write_one(to, &one);
         start += sequences->lengths[i];
     }

@@ -526,7 +526,8 @@ typedef struct dlm_fill_options {
     size_t tries;   /* 0: 8 where a blank has a range, else 1. Of so many candidates for each text the one of
                        the least NELBO per token is kept. Lengths of ranges: all, if they are no more; else
                        spread evenly over each */
-    size_t draws;   /* 16: masks of each candidate for its NELBO */
+    size_t draws;   /* 16: masks of each candidate for its NELBO; with max_seconds fewer, if these would take
+                       more than half of that */
     size_t context; /* 0: half of max_seq_len, for dlm_sample_blocks */
     size_t at_once; /* 0: all candidates of the call are sampled together; else at most so many */
 } dlm_fill_options;

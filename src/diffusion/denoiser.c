@@ -145,7 +145,7 @@ size_t dlm__denoiser_passes(const dlm_denoiser *d) {
 /* ---- rows of logits -------------------------------------------------------------------------------------
  */
 
-/* Guidance, repetition penalty and bans of row r. */
+/* Guidance, repetition penalty and bans of row r; keeps its logits where asked to. */
 static void adjust(void *context, size_t r) {
     dlm_denoiser *d = context;
     const dlm_drawing *drawing = &d->options.drawing;
@@ -162,6 +162,19 @@ static void adjust(void *context, size_t r) {
         if (id >= 0 && (size_t)id < d->V) logits[id] = -INFINITY;
     }
     for (size_t i = 0; i < drawing->banned_n; i++) logits[drawing->banned[i]] = -INFINITY;
+    /* What is not allowed, which is not known yet, has probability 0 and no part in an entropy. */
+    if (keeps_logits(d)) memcpy(d->kept_logits + r * d->V, logits, d->V * sizeof *logits);
+}
+
+/* Most rows allow all but a token or two, so eight at a time are looked at. */
+static void forbid(size_t V, const uint8_t *allowed, float *logits) {
+    static const uint8_t all[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    for (size_t i = 0; i < V; i += sizeof all) {
+        const size_t n = V - i < sizeof all ? V - i : sizeof all;
+        if (n == sizeof all && memcmp(allowed + i, all, sizeof all) == 0) continue;
+        for (size_t j = i; j < i + n; j++)
+            if (!allowed[j]) logits[j] = -INFINITY;
+    }
 }
 
 /* Asks which tokens may stand at each row. */
@@ -171,8 +184,7 @@ static void disallow(dlm_denoiser *d) {
         const size_t b = d->members[d->owners[r]], first = d->offsets[b];
         memset(d->allowed, 1, d->V);
         drawing->allow(drawing->allow_user, b, d->places[r] - first, d->prediction->ids + first, d->allowed);
-        for (size_t i = 0; i < d->V; i++)
-            if (!d->allowed[i]) d->logits[r * d->V + i] = -INFINITY;
+        forbid(d->V, d->allowed, d->logits + r * d->V);
     }
 }
 
@@ -265,7 +277,6 @@ static dlm_status run(dlm_denoiser *d, dlm_error *err) {
     dlm__parallel_for(d->R, adjust, d);
     if (d->options.drawing.allow != NULL) disallow(d);
     DLM_TRY(check_allowed(d, err));
-    if (keeps_logits(d)) memcpy(d->kept_logits, d->logits, d->R * d->V * sizeof *d->logits);
     dlm__softmax(d->compute, d->R, d->V, (float)dlm__drawing_scale(&d->options.drawing), d->logits);
     dlm__parallel_for(d->R, draw, d);
     for (size_t r = 0; r < d->R; r++)

@@ -69,16 +69,31 @@ double dlm__total(size_t V, const float *p) {
     return total;
 }
 
-size_t dlm__most_probable(size_t V, const float *p) {
+static float largest_of(size_t n, const float *p) {
     float most[LANES];
-    size_t i = 0, at = 0;
+    size_t i = 0;
     for (size_t j = 0; j < LANES; j++) most[j] = p[0];
-    for (; i + LANES <= V; i += LANES)
+    for (; i + LANES <= n; i += LANES)
         for (size_t j = 0; j < LANES; j++) most[j] = p[i + j] > most[j] ? p[i + j] : most[j];
-    for (; i < V; i++) most[0] = p[i] > most[0] ? p[i] : most[0];
+    for (; i < n; i++) most[0] = p[i] > most[0] ? p[i] : most[0];
     for (size_t j = 1; j < LANES; j++) most[0] = most[j] > most[0] ? most[j] : most[0];
-    while (at + 1 < V && p[at] != most[0]) at++; /* the end: nothing is a number */
-    return p[at] == most[0] ? at : 0;
+    return most[0];
+}
+
+/* The block of the largest, then its place there. Where nothing is a number no block has more than the first
+ * value, and none of it is equal to itself. */
+size_t dlm__most_probable(size_t V, const float *p) {
+    float most = p[0];
+    size_t block = 0;
+    for (size_t i = 0; i < V; i += BLOCK) {
+        const float largest = largest_of(V - i < BLOCK ? V - i : BLOCK, p + i);
+        if (!(largest > most)) continue;
+        most = largest;
+        block = i;
+    }
+    for (size_t i = block; i < V && i < block + BLOCK; i++)
+        if (p[i] == most) return i;
+    return 0;
 }
 
 float dlm__margin(size_t V, const float *p) {
@@ -94,8 +109,14 @@ float dlm__margin(size_t V, const float *p) {
 /* log p_i = scale x_i - log Z, so H = log Z - scale sum p_i x_i, with log Z from the most probable token. */
 double dlm__entropy(size_t V, const float *p, const float *logits, double scale) {
     double sums[LANES] = {0}, sum = 0;
-    for (size_t i = 0; i < V; i++)
-        if (p[i] > 0) sums[i % LANES] += (double)p[i] * (double)logits[i];
+    size_t i = 0;
+    for (; i + LANES <= V; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            const float logit = p[i + j] > 0 ? logits[i + j] : 0; /* it may be -inf where p is 0 */
+            sums[j] += (double)p[i + j] * (double)logit;
+        }
+    for (; i < V; i++)
+        if (p[i] > 0) sums[0] += (double)p[i] * (double)logits[i];
     for (size_t j = 0; j < LANES; j++) sum += sums[j];
     const size_t best = dlm__most_probable(V, p);
     const double entropy = scale * ((double)logits[best] - sum) - log((double)p[best]);
@@ -123,22 +144,44 @@ static float float_of(uint32_t bits) {
     return value;
 }
 
-/* The edge at which what is at or above it first weighs `target` or more, each value weighing itself or
- * (by_count) 1: a radix search from the largest down, 11 bits at a time (the sign is 0). */
-enum { DIGITS = 3, DIGIT_BITS = 11, BUCKETS = 1 << DIGIT_BITS };
+/* The weight of the values whose bits begin with `prefix`, by the 8 bits behind it. Values that follow each
+ * other are often of one bucket: in sums of their own they do not wait for each other. */
+enum { DIGITS = 4, DIGIT_BITS = 8, BUCKETS = 1 << DIGIT_BITS, SUMS = 4 };
 
-static edge find_edge(size_t V, const float *p, double target, bool by_count) {
+static void weigh(size_t n, const float *p, int shift, uint32_t prefix, bool by_count,
+                  double weight[BUCKETS]) {
+    double sums[SUMS][BUCKETS];
+    memset(sums, 0, sizeof sums);
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t bits = bits_of(p[i]);
+        if (bits == 0 || (uint64_t)bits >> (shift + DIGIT_BITS) != prefix) continue;
+        sums[i % SUMS][bits >> shift & (BUCKETS - 1)] += by_count ? 1.0 : (double)p[i];
+    }
+    for (size_t j = 0; j < BUCKETS; j++) weight[j] = (sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]);
+}
+
+/* The values of p whose bits begin with `prefix`, in their order, if there is room for them; returns how
+ * many, or SIZE_MAX. few may be p. */
+enum { FEW = 2048 };
+
+static size_t take_bucket(size_t n, const float *p, int shift, uint32_t prefix, float few[FEW]) {
+    size_t taken = 0;
+    for (size_t i = 0; i < n && taken < FEW; i++) {
+        few[taken] = p[i];
+        taken += bits_of(p[i]) >> shift == prefix;
+    }
+    return taken < FEW ? taken : SIZE_MAX;
+}
+
+/* The edge at which what is at or above it first weighs `target` or more, each value weighing itself or
+ * (by_count) 1: a radix search from the largest down. */
+static edge find_edge(size_t n, const float *p, double target, bool by_count) {
     double weight[BUCKETS], above = 0;
+    float few[FEW];
     uint32_t prefix = 0;
     for (int digit = DIGITS - 1; digit >= 0; digit--) {
-        const int shift = digit * DIGIT_BITS;
         size_t bucket = BUCKETS, lowest = BUCKETS;
-        memset(weight, 0, sizeof weight);
-        for (size_t i = 0; i < V; i++) {
-            const uint32_t bits = bits_of(p[i]);
-            if (bits == 0 || (uint64_t)bits >> (shift + DIGIT_BITS) != prefix) continue;
-            weight[bits >> shift & (BUCKETS - 1)] += by_count ? 1.0 : (double)p[i];
-        }
+        weigh(n, p, digit * DIGIT_BITS, prefix, by_count, weight);
         while (bucket-- > 0) {
             if (weight[bucket] <= 0) continue;
             lowest = bucket;
@@ -148,29 +191,70 @@ static edge find_edge(size_t V, const float *p, double target, bool by_count) {
         /* Rounding, or fewer values than asked for: the lowest there is. */
         if (bucket == SIZE_MAX) above -= weight[lowest];
         prefix = prefix << DIGIT_BITS | (uint32_t)lowest;
+        const size_t taken = take_bucket(n, p, digit * DIGIT_BITS, prefix, few);
+        if (taken == SIZE_MAX) continue;
+        n = taken;
+        p = few;
     }
     const float value = float_of(prefix);
     const double equal = ceil((target - above) / (by_count ? 1.0 : (double)value));
     return (edge){.value = value, .equal = equal > 1 ? (size_t)equal : 1};
 }
 
+/* What of p lies at or above `least`, in its order, if there is room for it; returns how many, or SIZE_MAX. A
+ * peaked distribution has few values worth looking at, and a search that sees them alone is several times
+ * faster. */
+static size_t take_large(size_t V, const float *p, float least, float few[FEW]) {
+    size_t n = 0;
+    for (size_t i = 0; i < V; i += LANES) {
+        const size_t lanes = V - i < LANES ? V - i : LANES;
+        if (n + lanes > FEW) return SIZE_MAX;
+        for (size_t j = 0; j < lanes; j++) {
+            few[n] = p[i + j];
+            n += p[i + j] >= least;
+        }
+    }
+    return n;
+}
+
+static edge find_top_k(size_t V, const float *p, size_t k) {
+    static const float shares[] = {0x1p-8F, 0x1p-14F};
+    const float most = p[dlm__most_probable(V, p)];
+    float few[FEW];
+    for (size_t i = 0; i < sizeof shares / sizeof *shares && k <= FEW; i++) {
+        const size_t n = take_large(V, p, most * shares[i], few);
+        if (n == SIZE_MAX) break;
+        if (n >= k) return find_edge(n, few, (double)k, true);
+    }
+    return find_edge(V, p, (double)k, true);
+}
+
+/* V values below `least` are together less than half of what may be left out, so the edge is above it. */
+static edge find_top_p(size_t V, const float *p, double share) {
+    const double total = dlm__total(V, p);
+    const float least = (float)((1 - share) * total / (2 * (double)V));
+    float few[FEW];
+    const size_t n = take_large(V, p, least, few);
+    return n != SIZE_MAX ? find_edge(n, few, share * total, false) : find_edge(V, p, share * total, false);
+}
+
 static void cut(size_t V, float *p, edge at) {
-    for (size_t i = 0; i < V; i++) {
-        if (p[i] > at.value) continue;
-        if (p[i] < at.value || at.equal == 0)
-            p[i] = 0;
-        else
-            at.equal--;
+    size_t equal = 0;
+    for (size_t i = 0; i < V; i++) equal += p[i] == at.value;
+    for (size_t i = 0; i < V; i++) p[i] = p[i] >= at.value ? p[i] : 0;
+    for (size_t i = V; equal > at.equal && i-- > 0;) {
+        if (p[i] != at.value) continue;
+        p[i] = 0;
+        equal--;
     }
 }
 
 void dlm__truncate(const dlm_drawing *drawing, size_t V, float *p) {
-    if (drawing->top_k > 0 && drawing->top_k < V) cut(V, p, find_edge(V, p, (double)drawing->top_k, true));
-    if (drawing->top_p < 1) cut(V, p, find_edge(V, p, drawing->top_p * dlm__total(V, p), false));
+    if (drawing->top_k > 0 && drawing->top_k < V) cut(V, p, find_top_k(V, p, drawing->top_k));
+    if (drawing->top_p < 1) cut(V, p, find_top_p(V, p, drawing->top_p));
     if (drawing->min_p <= 0) return;
     const float least = (float)(drawing->min_p * (double)p[dlm__most_probable(V, p)]);
-    for (size_t i = 0; i < V; i++)
-        if (p[i] < least) p[i] = 0;
+    for (size_t i = 0; i < V; i++) p[i] = p[i] < least ? 0 : p[i];
 }
 
 /* ---- the draw --------------------------------------------------------------------------------------------

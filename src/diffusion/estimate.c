@@ -138,7 +138,8 @@ static void center(double curve[BINS]) {
 
 /* From the masks alone, by the residuals of units within each window. */
 static dispersion of_masks(const dlm_estimate *e) {
-    const double U = (double)(e->draws / e->unit), degrees = (double)e->windows.n * (U - 1);
+    const size_t units = e->draws / e->unit;
+    const double U = (double)units, degrees = (double)e->windows.n * (U - 1);
     if (U < 2) return (dispersion){NAN, 0};
     const size_t groups = groups_for(e, degrees);
     double curve[BINS];

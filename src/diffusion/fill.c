@@ -1,5 +1,6 @@
 /* Filling in a template: lengths for its blanks, candidates of these lengths, and the choice among them by
  * their likelihood. */
+#include "diffusion/nelbo.h"
 #include "diffusion/sampler.h"
 #include "diffusion/template.h"
 
@@ -23,6 +24,8 @@ typedef struct fill {
     int32_t *ids;       /* (T) */
     uint8_t *fixed;     /* (T) */
     double *nats;       /* (C) NELBO per token */
+    size_t draws;       /* masks of each for that */
+    double reserved;    /* of the time allowed, what scoring will take */
     size_t at;          /* first candidate of those sampled at the moment */
     size_t forwards;
     bool stopped;
@@ -151,6 +154,83 @@ static dlm_status check_options(const fill *f, dlm_error *err) {
     return check_length(f, err);
 }
 
+/* ---- likelihoods
+ * -------------------------------------------------------------------------------------------------
+ */
+
+/* What counts of candidate c: up to its first end token. What stands behind that costs next to nothing for
+ * each token, so it would make short texts look good. */
+static size_t scored_length(const fill *f, size_t c) {
+    const int32_t *ids = f->ids + f->offsets[c];
+    size_t n = 0;
+    if (!f->model->layout->config.end_token || f->model->end_id < 0) return f->lengths[c];
+    while (n < f->lengths[c] && ids[n] != f->model->end_id) n++;
+    return n < f->lengths[c] ? n + 1 : n;
+}
+
+/* Candidates as sequences to be scored: a long one by consecutive windows, as in training. */
+typedef struct windows {
+    size_t n, tokens;
+    size_t *lengths, *streams, *owners; /* (n) the number of each in its candidate, and which that is */
+    double *nats;                       /* (n) */
+    int32_t *ids;                       /* (tokens) */
+    dlm_arena arena;
+} windows;
+
+static void layout_windows(windows *w, size_t n, size_t tokens) {
+    w->lengths = dlm__arena_take(&w->arena, n, sizeof *w->lengths);
+    w->streams = dlm__arena_take(&w->arena, n, sizeof *w->streams);
+    w->owners = dlm__arena_take(&w->arena, n, sizeof *w->owners);
+    w->nats = dlm__arena_take(&w->arena, n, sizeof *w->nats);
+    w->ids = dlm__arena_take(&w->arena, tokens, sizeof *w->ids);
+}
+
+/* Masks, where nothing has been sampled yet, become some other token: only the time counts then. */
+static void add_windows(windows *w, const fill *f, size_t c) {
+    const size_t limit = f->model->layout->config.max_seq_len, n = scored_length(f, c);
+    const int32_t *ids = f->ids + f->offsets[c], mask = f->model->mask_id;
+    for (size_t at = 0; at < n; at += limit) {
+        w->lengths[w->n] = n - at < limit ? n - at : limit;
+        w->streams[w->n] = at / limit;
+        w->owners[w->n++] = c;
+    }
+    for (size_t i = 0; i < n; i++) w->ids[w->tokens++] = ids[i] != mask ? ids[i] : mask == 0;
+}
+
+/* NELBO per token of m candidates from `first` on. Those of one length get the same masks. */
+static dlm_status score(fill *f, size_t first, size_t m, size_t draws, dlm_error *err) {
+    const size_t limit = f->model->layout->config.max_seq_len;
+    size_t n = 0;
+    windows w = {0};
+    dlm_nelbo_options options = dlm_nelbo_defaults();
+    options.draws = draws;
+    for (size_t c = first; c < first + m; c++) n += (f->lengths[c] - 1) / limit + 1;
+    layout_windows(&w, n, f->offsets[first + m] - f->offsets[first]);
+    DLM_TRY(dlm__arena_allocate(&w.arena, "candidates", err));
+    layout_windows(&w, n, f->offsets[first + m] - f->offsets[first]);
+    for (size_t c = first; c < first + m; c++) add_windows(&w, f, c);
+    const dlm_status status =
+        dlm__nelbo(f->model, &options, w.n, w.lengths, w.streams, w.ids, w.nats, NULL, err);
+    for (size_t c = first; c < first + m; c++) f->nats[c] = 0;
+    for (size_t i = 0; i < w.n && status == DLM_OK; i++)
+        f->nats[w.owners[i]] += w.nats[i] / (double)scored_length(f, w.owners[i]);
+    dlm__arena_free(&w.arena);
+    return status;
+}
+
+/* Where time is limited, scoring gets a part of it, half at most: by how long one mask of each candidate of
+ * the first text takes. */
+static dlm_status reserve_time(fill *f, dlm_error *err) {
+    const double most = f->options->sample.max_seconds, started = dlm__seconds();
+    f->draws = f->options->draws;
+    if (!(most > 0) || f->tries == 1 || f->n == 0) return DLM_OK;
+    DLM_TRY(score(f, 0, f->tries, 1, err));
+    const double measured = dlm__seconds() - started, each = measured * (double)f->n;
+    if (each * (double)f->draws > most / 2) f->draws = (size_t)fmax(most / 2 / each, 1);
+    f->reserved = each * (double)f->draws + measured;
+    return DLM_OK;
+}
+
 /* ---- candidates
  * ----------------------------------------------------------------------------------------------
  */
@@ -196,7 +276,7 @@ static double share_of_time(const fill *f, double started, size_t m) {
 }
 
 static dlm_status sample_all(fill *f, dlm_error *err) {
-    const double started = dlm__seconds();
+    const double started = dlm__seconds() - f->reserved;
     const size_t limit = f->model->layout->config.max_seq_len;
     const size_t most = f->options->at_once > 0 ? f->options->at_once : f->C;
     dlm_sample_options options = f->options->sample;
@@ -221,42 +301,12 @@ static dlm_status sample_all(fill *f, dlm_error *err) {
  * ------------------------------------------------------------------------------------------------
  */
 
-/* What counts of candidate c: up to its first end token. What stands behind that costs next to nothing for
- * each token, so it would make short texts look good. */
-static size_t scored_length(const fill *f, size_t c) {
-    const int32_t *ids = f->ids + f->offsets[c];
-    size_t n = 0;
-    if (!f->model->layout->config.end_token || f->model->end_id < 0) return f->lengths[c];
-    while (n < f->lengths[c] && ids[n] != f->model->end_id) n++;
-    return n < f->lengths[c] ? n + 1 : n;
-}
-
-/* NELBO per token of the candidates of text b, a long one by consecutive windows as in training. Candidates
- * of one length get the same masks. */
-static dlm_status score(fill *f, size_t b, dlm_error *err) {
-    const size_t limit = f->model->layout->config.max_seq_len;
-    dlm_nelbo_options options = dlm_nelbo_defaults();
-    options.draws = f->options->draws;
-    for (size_t k = 0; k < f->tries; k++) {
-        const size_t c = b * f->tries + k, n = scored_length(f, c);
-        f->nats[c] = 0;
-        for (size_t at = 0; at < n; at += limit) {
-            const size_t window = n - at < limit ? n - at : limit;
-            double nats;
-            options.seed = 1 + at / limit;
-            DLM_TRY(dlm_nelbo(f->model, &options, 1, &window, f->ids + f->offsets[c] + at, &nats, NULL, err));
-            f->nats[c] += nats / (double)n;
-        }
-    }
-    return DLM_OK;
-}
-
 /* Of each text the best candidate, moved to the front of ids. */
 static dlm_status keep_best(fill *f, dlm_filled *filled, dlm_error *err) {
     size_t end = 0;
+    if (f->tries > 1) DLM_TRY(score(f, 0, f->C, f->draws, err));
     for (size_t b = 0; b < f->n; b++) {
         size_t best = b * f->tries;
-        if (f->tries > 1) DLM_TRY(score(f, b, err));
         for (size_t k = 1; k < f->tries; k++)
             if (f->nats[b * f->tries + k] < f->nats[best]) best = b * f->tries + k;
         memmove(f->ids + end, f->ids + f->offsets[best], f->lengths[best] * sizeof *f->ids);
@@ -309,6 +359,7 @@ static dlm_status run(fill *f, dlm_filled *filled, dlm_error *err) {
     DLM_TRY(check_options(f, err));
     f->C = f->n * f->tries;
     DLM_TRY(lay_out_candidates(f, err));
+    DLM_TRY(reserve_time(f, err));
     DLM_TRY(sample_all(f, err));
     return keep_best(f, filled, err);
 }

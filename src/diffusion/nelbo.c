@@ -78,10 +78,10 @@ static void take(void *user, const dlm_score_tag *tag, double ce, double end) {
 
 /* masked and order (n) are scratch. */
 static dlm_status add_draws(dlm_masked_score *score, const dlm_mask_draws *draws, dlm_schedule schedule,
-                            size_t index, const int32_t *ids, size_t n, uint8_t *masked, uint32_t *order,
-                            dlm_error *err) {
+                            size_t index, size_t stream, const int32_t *ids, size_t n, uint8_t *masked,
+                            uint32_t *order, dlm_error *err) {
     for (size_t d = 0; d < draws->draws; d++) {
-        const size_t k = dlm__draw_mask(draws, index, d, n, masked, order);
+        const size_t k = dlm__draw_mask(draws, stream, d, n, masked, order);
         const double t = dlm__sigma_inverse(schedule, (double)k / (double)n);
         const dlm_score_tag tag = {.n = n, .masked = k, .window = index};
         DLM_TRY(dlm__masked_score_add(score, ids, n, masked, t, tag, err));
@@ -176,19 +176,20 @@ static dlm_status check_sequences(const dlm_model *model, const dlm_nelbo_option
 
 /* masked and order (longest) are scratch. */
 static dlm_status measure(const dlm_model *model, const dlm_mask_draws *draws, bool exact, size_t n,
-                          const size_t *lengths, const int32_t *ids, dlm_masked_score *score, uint8_t *masked,
-                          uint32_t *order, dlm_error *err) {
+                          const size_t *lengths, const size_t *streams, const int32_t *ids,
+                          dlm_masked_score *score, uint8_t *masked, uint32_t *order, dlm_error *err) {
     const dlm_schedule schedule = model->layout->config.schedule;
     size_t base = 0;
     for (size_t b = 0; b < n; base += lengths[b++])
         DLM_TRY(exact ? add_all_masks(score, schedule, b, ids + base, lengths[b], err)
-                      : add_draws(score, draws, schedule, b, ids + base, lengths[b], masked, order, err));
+                      : add_draws(score, draws, schedule, b, streams != NULL ? streams[b] : b, ids + base,
+                                  lengths[b], masked, order, err));
     return dlm__masked_score_flush(score, err);
 }
 
-dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
-                     const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
-                     dlm_error *err) {
+dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                      const size_t *lengths, const size_t *streams, const int32_t *ids, double *nats,
+                      double *standard_errors, dlm_error *err) {
     gathered g = {.nats = nats, .errors = standard_errors, .exact = options->exact};
     size_t longest, total; /* positions of a sequence, and of all with all their masks */
     DLM_TRY(check_options(model, options, n, &g.draws, err));
@@ -209,11 +210,17 @@ dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, s
                             : dlm__fail_memory(err, "a NELBO", longest * (sizeof *masked + sizeof *order));
     if (status == DLM_OK) status = dlm__masked_score_create(&scoring, &score, err);
     if (status == DLM_OK)
-        status = measure(model, &g.draws, g.exact, n, lengths, ids, score, masked, order, err);
+        status = measure(model, &g.draws, g.exact, n, lengths, streams, ids, score, masked, order, err);
     dlm__masked_score_free(score);
     dlm__compute_free(scoring.compute);
     free(g.means);
     free(masked);
     free(order);
     return status;
+}
+
+dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                     const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
+                     dlm_error *err) {
+    return dlm__nelbo(model, options, n, lengths, NULL, ids, nats, standard_errors, err);
 }

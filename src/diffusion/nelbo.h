@@ -19,6 +19,12 @@ double dlm__by_count_mean(dlm_by_count *counts, size_t n);
 dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
                             int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err);
 
+/* dlm_nelbo, in which sequence b gets the masks that sequence streams[b] would (NULL: its own); equal streams
+ * and lengths, equal masks. */
+dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
+                      const size_t *lengths, const size_t *streams, const int32_t *ids, double *nats,
+                      double *standard_errors, dlm_error *err);
+
 /* Standard error of the mean of n values, one from each of n strata in their order; not a number for n < 2.
  *
  * Neighbours are taken together, as if two were drawn from one stratum (collapsed strata; Cochran, Sampling

@@ -94,9 +94,9 @@ static dlm_status encode(builder *b, const char *text, size_t n, dlm_error *err)
  * fills the blank will be, the tokenizer cuts between the two. */
 static size_t cut_before_word(const char *text, size_t n) {
     const size_t space = dlm__utf8_trailing_space(text, n);
-    size_t last = 1;
     if (space == 0) return 0;
-    while (((unsigned char)text[n - last] & 0xc0) == 0x80) last++;
+    const uint32_t c = dlm__utf8_read_before(text, n);
+    const size_t last = c < 0x80 ? 1 : c < 0x800 ? 2 : 3; /* no white space lies above U+FFFF */
     return last < space ? last : 0;
 }
 

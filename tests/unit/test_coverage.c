@@ -5,7 +5,14 @@
 
 #include "diffusion/nelbo.h"
 
-enum { POPULATION = 300, SAMPLE = 40, SEEDS = 400 };
+enum { POPULATION = 300, SAMPLE = 40 };
+
+/* Under the sanitizer, which is slow, so few that only memory is tested well. */
+#ifdef __SANITIZE_ADDRESS__
+enum { SEEDS = 30 };
+#else
+enum { SEEDS = 400 };
+#endif
 
 /* Windows, a document each, and the exact sums of nats of two models. */
 typedef struct population {
@@ -92,7 +99,7 @@ static void check_coverage(size_t held, const char *what, const char *name) {
     const double coverage = (double)held / SEEDS;
     printf("note: coverage of 95 %% intervals, %s, %s: %.3f of %d seeds\n", what, name, coverage, SEEDS);
     check_context("%s, %s: %g", what, name, coverage);
-    CHECK(coverage > 0.95 - 4 * sqrt(0.95 * 0.05 / SEEDS) && coverage < 0.995);
+    CHECK(coverage > 0.95 - 4 * sqrt(0.95 * 0.05 / SEEDS) && (coverage < 0.998 || SEEDS < 400));
 }
 
 /* The documents stay, the masks are drawn again. */
@@ -103,7 +110,6 @@ TEST(intervals_of_the_masks) {
     for (size_t i = 0; i < SAMPLE; i++) chosen[i] = i;
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         size_t held[2] = {0};
-        double variance[2] = {0};
         for (uint64_t seed = 0; seed < SEEDS; seed++) {
             const dlm_likelihood_options options = {.seed = seed,
                                                     .draws = cases[c].draws,
@@ -112,14 +118,9 @@ TEST(intervals_of_the_masks) {
                                                     .longest = SMALL_L};
             dlm_bound bounds[2];
             REQUIRE(measure_both(&p, chosen, SAMPLE, &options, bounds));
-            for (size_t b = 0; b < 2; b++) {
-                const double error = bounds[b].nelbo - exact_of(&p, chosen, SAMPLE, 2 * b);
+            for (size_t b = 0; b < 2; b++)
                 held[b] += holds(bounds[b].interval, exact_of(&p, chosen, SAMPLE, 2 * b));
-                variance[b] += error * error / SEEDS;
-            }
         }
-        printf("%s: deviation %g, of the difference %g\n", cases[c].name, sqrt(variance[0]),
-               sqrt(variance[1]));
         check_coverage(held[0], "masks alone, one model", cases[c].name);
         check_coverage(held[1], "masks alone, difference of two", cases[c].name);
     }

@@ -60,7 +60,7 @@ static const double ratios[] = {0.05, 0.3, 0.5, 1};
 enum { RATIOS = sizeof ratios / sizeof ratios[0] };
 
 TEST(cross_entropy_by_enumeration) {
-    int32_t ids[WINDOWS][SMALL_L];
+    int32_t ids[WINDOWS][SMALL_L] = {{0}};
     dlm_scored windows[WINDOWS];
     dlm_model *model = small_model(DLM_SCHEDULE_COSINE);
     REQUIRE(model != NULL);

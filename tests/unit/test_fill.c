@@ -104,6 +104,28 @@ TEST(the_best_candidate_is_kept) {
     dlm_model_free(model);
 }
 
+/* Scoring is part of the time allowed: far more masks are asked for than there is time for. */
+TEST(the_time_is_enough_for_the_choice_too) {
+    enum { N = 2, DRAWS = 200000 };
+    dlm_model *model = make(0.3);
+    REQUIRE(model != NULL);
+    dlm_fill_options options = dlm_fill_defaults();
+    options.length = 60;
+    options.tries = 3;
+    options.draws = DRAWS;
+    options.sample.max_seconds = 0.2;
+    dlm_filled filled[N];
+    int32_t *ids;
+    dlm_error err;
+    const double started = dlm__seconds();
+    REQUIRE_OK(dlm_fill(model, NULL, &options, 0, N, filled, &ids, NULL, &err), &err);
+    CHECK(dlm__seconds() - started < 3); /* of a loaded machine; all the masks take over ten times as long */
+    for (size_t b = 0; b < N; b++) CHECK(isfinite(filled[b].nats_per_token));
+    for (size_t i = 0; i < (size_t)(N * 60); i++) CHECK(ids[i] != 2);
+    dlm_free(ids);
+    dlm_model_free(model);
+}
+
 static void few_tokens(void *user, size_t sequence, size_t position, const int32_t *ids, uint8_t *allowed) {
     (void)user;
     (void)sequence;
