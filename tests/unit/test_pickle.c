@@ -196,7 +196,9 @@ TEST(malformed) {
     REFUSED("\x80\x02N(.", "other than one object");
     REFUSED("\x80\x02X\xff\xff\xff\xffx.", "cut off");
     REFUSED("\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\xffx.", "cut off");
-    REFUSED("\x80\x02" "ccollections", "cut off");
+    REFUSED("\x80\x02"
+            "ccollections",
+            "cut off");
     REFUSED("\x80\x02\x8a\x09\x01\x01\x01\x01\x01\x01\x01\x01\x01.", "more than 64 bits");
     REFUSED("\x80\x02"
             "0.",
