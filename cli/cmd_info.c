@@ -13,18 +13,20 @@
 
 typedef struct info_settings {
     common shared;
-    dlm_model_options model;
+    model_choice model;
 } info_settings;
 
 static void defaults(void *settings) {
-    *(info_settings *)settings = (info_settings){.model = dlm_model_defaults()};
+    *(info_settings *)settings = (info_settings){.model = {.options = dlm_model_defaults()}};
 }
 
 static const option options[] = {
-    OPTION_ROW(info_settings, model.tokenizer, .name = "tokenizer", .letter = 't', .kind = OPTION_TEXT,
-               .argument = "DIR", .help = "a tokenizer instead of the one beside the model"),
-    OPTION_ROW(info_settings, model.weights, .name = "weights", .kind = OPTION_CHOICE,
+    OPTION_ROW(info_settings, model.options.tokenizer, .name = "tokenizer", .letter = 't',
+               .kind = OPTION_TEXT, .argument = "DIR",
+               .help = "a tokenizer instead of the one beside the model"),
+    OPTION_ROW(info_settings, model.options.weights, .name = "weights", .kind = OPTION_CHOICE,
                .choices = weights_choices, .help = "the moving average of training, or the last weights"),
+    HEADS_ROW(info_settings, model),
     OPTION_ROW(info_settings, shared.json, .name = "json", .kind = OPTION_FLAG, .help = "print it as JSON"),
     {0}};
 
@@ -192,7 +194,7 @@ static int run(const void *given) {
     const info_settings *settings = given;
     dlm_error err = {0};
     dlm_model *model;
-    if (dlm_model_inspect(settings->shared.operands[0], &settings->model, &model, &err) != DLM_OK)
+    if (dlm_model_inspect(settings->shared.operands[0], &settings->model.options, &model, &err) != DLM_OK)
         return fail_with(&err);
     int status = EXIT_DONE;
     if (settings->shared.json) {
@@ -211,7 +213,7 @@ const command command_info = {
     .min_operands = 1,
     .max_operands = 1,
     .summary = "what a model is: config, parameters, tokenizer, source",
-    .description = "Tells about a model (a model folder, a run folder or a .safetensors file) without "
+    .description = "Tells about a model (a model folder, a run folder, a .pt or .safetensors file) without "
                    "reading its weights: its config, its parameters by group (with --verbose one by one), "
                    "how they are stored and where they came from.",
     .example = "diffusionlm info run",

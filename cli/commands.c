@@ -12,6 +12,7 @@ const command *const commands[] = {
     &command_score,
     &command_generate,
     &command_refine,
+    &command_convert,
     &command_info,
     &command_bench,
     &command_help,

@@ -28,8 +28,8 @@ extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
 #define MODEL_PATH_ROW(settings, at, ...)                                                                   \
     OPTION_INNER_ROW(settings, at, model_choice, path, .name = "model", .letter = 'm', .kind = OPTION_TEXT, \
                      .argument = "MODEL", .required = true, __VA_ARGS__)
-#define MODEL_ROWS(settings, at)                                                                 \
-    MODEL_PATH_ROW(settings, at, .help = "a model folder, a run folder or a .safetensors file"), \
+#define MODEL_ROWS(settings, at)                                                                      \
+    MODEL_PATH_ROW(settings, at, .help = "a model folder, a run folder, a .pt or .safetensors file"), \
         MODEL_READING_ROWS(settings, at)
 /* How it is read. */
 #define MODEL_READING_ROWS(settings, at)                                                                \
@@ -42,7 +42,14 @@ extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
         PRECISION_ROW(settings, at),                                                                    \
         OPTION_INNER_ROW(settings, at, model_choice, options.schedule, .name = "schedule",              \
                          .kind = OPTION_CHOICE, .choices = schedule_choices,                            \
-                         .help = "a masking schedule instead of the model's own")
+                         .help = "a masking schedule instead of the model's own"),                      \
+        HEADS_ROW(settings, at)
+/* The last thing to be known of a state dict without config. */
+#define HEADS_ROW(settings, at)                                                                       \
+    OPTION_INNER_ROW(settings, at, model_choice, options.heads, .name = "heads", .kind = OPTION_SIZE, \
+                     .argument = "N", .min = 0, .max = OPTION_COUNT_MAX,                              \
+                     .help =                                                                          \
+                         "attention heads of a state dict that comes without config; 0: as the model says")
 
 const char *precision_name(dlm_precision precision);
 

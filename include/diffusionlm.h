@@ -251,11 +251,14 @@ typedef struct dlm_model_options {
     const char
         *tokenizer; /* NULL: the one beside the model, if there is one; else a folder or tokenizer.json */
     int schedule;   /* -1: the model's own; else a dlm_schedule that overrides it */
+    size_t heads;   /* 0: as its config says; else the heads of a state dict that comes without config */
 } dlm_model_options;
 DLM_API dlm_model_options dlm_model_defaults(void);
 
-/* From a model folder, a run folder (its newest checkpoint) or a .safetensors file with config.json or the
- * metadata key "config". */
+/* From a model folder, a run folder (its newest checkpoint), a .safetensors file with config.json or the
+ * metadata key "config", or a checkpoint of torch.save (.pt): {"model", "raw", "config"}, of which "raw" or
+ * "config" may be absent, or a state dict alone. Without "config" and config.json its sizes are those of its
+ * tensors, and the number of heads is to be given. Nothing in a .pt is executed. */
 DLM_API dlm_status dlm_model_load(const char *path, const dlm_model_options *options, dlm_model **model,
                                   dlm_error *err);
 DLM_API void dlm_model_free(dlm_model *model);
@@ -289,6 +292,34 @@ DLM_API dlm_status dlm_model_random(const dlm_config *config, dlm_precision prec
 
 /* Config, parameters and tokenizer of a model, read without its weights. Free the model as usual. */
 DLM_API dlm_status dlm_model_inspect(const char *path, const dlm_model_options *options, dlm_model **model,
+                                     dlm_error *err);
+
+/* How values are stored in a file. */
+typedef enum dlm_numbers { DLM_NUMBERS_F32, DLM_NUMBERS_BF16, DLM_NUMBERS_F16 } dlm_numbers;
+
+typedef struct dlm_save_options {
+    dlm_numbers numbers; /* F32; others round to the nearest, and refuse what would become infinite */
+    bool overwrite; /* false: an existing file or folder is an error; true: a file, or a model folder that is
+                       no checkpoint of a run, is replaced when the new one is whole */
+} dlm_save_options;
+DLM_API dlm_save_options dlm_save_defaults(void);
+/* Writes a model. A path that ends in .pt or .pth becomes a checkpoint as the original's, which torch.load
+ * reads (weights_only=True): {"model", "config"}, and "diffusionlm" with what the original does not know; in
+ * .safetensors a safetensors file with all of the config in its metadata "config"; any other a model folder
+ * with the tokenizer. Nothing half-written ever has that name. */
+DLM_API dlm_status dlm_model_save(const dlm_model *model, const char *path, const dlm_save_options *options,
+                                  dlm_error *err);
+
+typedef struct dlm_convert_options {
+    dlm_model_options model; /* how `from` is read: which weights, tokenizer, schedule, heads */
+    bool both; /* true: of a .pt or folder with raw weights besides the average both are written, where `to`
+    can hold both (all but .safetensors); false: those of model.weights alone */
+    dlm_save_options save;
+} dlm_convert_options;
+DLM_API dlm_convert_options dlm_convert_defaults(void);
+/* Reads what dlm_model_load reads and writes what dlm_model_save writes, with one tensor at a time in memory.
+ * The two may be the same. */
+DLM_API dlm_status dlm_model_convert(const char *from, const char *to, const dlm_convert_options *options,
                                      dlm_error *err);
 
 /* ---- sampling

@@ -65,6 +65,10 @@ void *dlm__calloc(size_t count, size_t size);
  * elements; returns where it now is. NULL, with array and *capacity as they were, when that does not fit. New
  * elements are not zeroed. */
 void *dlm__grow(void *array, size_t *capacity, size_t need, size_t size);
+/* Memory for count elements on cache lines, not set; free() it. NULL as dlm__calloc. What is large lies on
+ * large pages where the system has them: half of the time in which weights are read would else go to the
+ * faults of small ones. */
+void *dlm__aligned(size_t count, size_t size);
 /* A copy of n bytes with a 0 behind it; free() it. */
 char *dlm__copy_bytes(const void *bytes, size_t n);
 

@@ -4,6 +4,11 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/* Pages of this size, where the system has them, and where so much is asked for that they pay. */
+#define LARGE_PAGE ((size_t)2 << 20)
+#define LARGE      ((size_t)32 << 20)
 
 bool dlm__size_mul(size_t a, size_t b, size_t *out) {
     *out = a * b;
@@ -37,6 +42,18 @@ void *dlm__grow(void *array, size_t *capacity, size_t need, size_t size) {
     void *grown = realloc(array, bytes);
     if (grown != NULL) *capacity = next;
     return grown;
+}
+
+void *dlm__aligned(size_t count, size_t size) {
+    size_t bytes;
+    if (!dlm__size_mul(count, size, &bytes) || bytes > SIZE_MAX - LARGE_PAGE) return NULL;
+    if (bytes < LARGE) return aligned_alloc(DLM_ALIGN, dlm__round_up(bytes, DLM_ALIGN));
+    bytes = dlm__round_up(bytes, LARGE_PAGE);
+    void *memory = aligned_alloc(LARGE_PAGE, bytes);
+#ifdef MADV_HUGEPAGE
+    if (memory != NULL) (void)madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
 }
 
 char *dlm__copy_bytes(const void *bytes, size_t n) {

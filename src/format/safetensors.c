@@ -4,7 +4,6 @@
 
 #include <jansson.h>
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,9 +71,9 @@ static dlm_status read_shape(const char *path, const json_t *shape, dlm_st_tenso
         return dlm__fail(err, DLM_FORMAT, "%s: tensor %s has no shape", path, tensor->name);
     }
     tensor->ndim = json_array_size(shape);
-    if (tensor->ndim > DLM_SAFETENSORS_DIMS) {
+    if (tensor->ndim > DLM_TENSOR_DIMS) {
         return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s has %zu dimensions, more than %d", path,
-                         tensor->name, tensor->ndim, DLM_SAFETENSORS_DIMS);
+                         tensor->name, tensor->ndim, DLM_TENSOR_DIMS);
     }
     tensor->count = 1;
     for (size_t i = 0; i < tensor->ndim; i++) {
@@ -302,47 +301,16 @@ const char *dlm__safetensors_metadata(const dlm_safetensors *file, const char *k
 
 /* ---- values ------------------------------------------------------------------------------------------- */
 
-static float float_of_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* IEEE half precision, exactly: subnormals are multiples of 2^-24. */
-static float float_of_half(uint16_t half) {
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
-    if (exponent == 0) return copysignf((float)fraction * 0x1p-24F, float_of_bits(sign | 0x3f800000));
-    if (exponent == 31) return float_of_bits(sign | 0x7f800000 | fraction << 13);
-    return float_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
-}
-
 dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_tensor *tensor, float *values,
                                    dlm_error *err) {
-    const unsigned char *data = tensor->data;
-    uint16_t half;
-    double wide;
+    const void *data = tensor->data;
     switch (tensor->type) {
     case DLM_ST_F32:
         if (tensor->bytes > 0) memcpy(values, data, tensor->bytes);
         return DLM_OK;
-    case DLM_ST_BF16:
-        for (size_t i = 0; i < tensor->count; i++) {
-            memcpy(&half, data + i * sizeof half, sizeof half);
-            values[i] = float_of_bits((uint32_t)half << 16);
-        }
-        return DLM_OK;
-    case DLM_ST_F16:
-        for (size_t i = 0; i < tensor->count; i++) {
-            memcpy(&half, data + i * sizeof half, sizeof half);
-            values[i] = float_of_half(half);
-        }
-        return DLM_OK;
-    case DLM_ST_F64:
-        for (size_t i = 0; i < tensor->count; i++) {
-            memcpy(&wide, data + i * sizeof wide, sizeof wide);
-            values[i] = (float)wide;
-        }
-        return DLM_OK;
+    case DLM_ST_BF16: dlm__floats_of_bf16(data, tensor->count, values); return DLM_OK;
+    case DLM_ST_F16: dlm__floats_of_f16(data, tensor->count, values); return DLM_OK;
+    case DLM_ST_F64: dlm__floats_of_f64(data, tensor->count, values); return DLM_OK;
     default:
         return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values",
                          file->path, tensor->name, tensor->type_name);
@@ -370,4 +338,29 @@ dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tenso
         values[i] = (int32_t)wide;
     }
     return DLM_OK;
+}
+
+/* ---- as tensors of any file --------------------------------------------------------------------------- */
+
+static dlm_tensor tensor_at(const void *given, size_t i) {
+    const dlm_safetensors *file = given;
+    const dlm_st_tensor *from = file->by_name[i].tensor;
+    dlm_tensor tensor = {.name = from->name,
+                         .type_name = from->type_name,
+                         .floating = from->type == DLM_ST_F32 || from->type == DLM_ST_F16 ||
+                                     from->type == DLM_ST_BF16 || from->type == DLM_ST_F64,
+                         .ndim = from->ndim,
+                         .count = from->count};
+    memcpy(tensor.shape, from->shape, sizeof tensor.shape);
+    return tensor;
+}
+
+static dlm_status tensor_floats(void *given, size_t i, float *values, dlm_error *err) {
+    const dlm_safetensors *file = given;
+    return dlm__safetensors_floats(file, file->by_name[i].tensor, values, err);
+}
+
+dlm_tensors dlm__safetensors_tensors(dlm_safetensors *file) {
+    return (dlm_tensors){
+        .path = file->path, .n = file->n, .file = file, .at = tensor_at, .floats = tensor_floats};
 }

@@ -5,9 +5,7 @@
 #ifndef DLM_SAFETENSORS_H
 #define DLM_SAFETENSORS_H
 
-#include "base/base.h"
-
-#define DLM_SAFETENSORS_DIMS 8
+#include "format/tensors.h"
 
 typedef enum dlm_st_type {
     DLM_ST_F32,
@@ -25,7 +23,7 @@ typedef struct dlm_st_tensor {
     const char *name;
     dlm_st_type type;
     const char *type_name; /* as in the file */
-    size_t ndim, shape[DLM_SAFETENSORS_DIMS];
+    size_t ndim, shape[DLM_TENSOR_DIMS];
     size_t count, bytes;
     const void *data; /* not necessarily aligned */
 } dlm_st_tensor;
@@ -49,15 +47,23 @@ dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_ten
 dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tensor *tensor, int32_t *values,
                                  dlm_error *err);
 
+/* All of them, as long as file is open. */
+dlm_tensors dlm__safetensors_tensors(dlm_safetensors *file);
+
 /* Writing: name every tensor first, then write them in that order. type F32, BF16, F16 or I32/I64/I8/U8: data
  * is in that type. */
 typedef struct dlm_st_entry {
     const char *name;
     dlm_st_type type;
-    size_t ndim, shape[DLM_SAFETENSORS_DIMS];
+    size_t ndim, shape[DLM_TENSOR_DIMS];
     const void *data; /* shape's product elements of type */
 } dlm_st_entry;
+/* Bytes of such a tensor. */
+size_t dlm__safetensors_bytes(const dlm_st_entry *entry);
 /* metadata: pairs key, value, ended by NULL; may be NULL. Written beside and renamed. */
+dlm_status dlm__safetensors_write(const char *path, const dlm_st_entry *entries, size_t n,
+                                  const char *const *metadata, dlm_tensor_bytes bytes, dlm_error *err);
+/* The same with the data of the entries, which dlm__safetensors_write does not look at. */
 dlm_status dlm__safetensors_save(const char *path, const dlm_st_entry *entries, size_t n,
                                  const char *const *metadata, dlm_error *err);
 

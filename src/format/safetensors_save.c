@@ -60,15 +60,33 @@ static char *make_header(const dlm_st_entry *entries, size_t n, const char *cons
     return text;
 }
 
-static size_t entry_bytes(const dlm_st_entry *entry) {
+size_t dlm__safetensors_bytes(const dlm_st_entry *entry) {
     size_t bytes = 0;
     (void)type_name(entry->type, &bytes);
     for (size_t i = 0; i < entry->ndim; i++) bytes *= entry->shape[i];
     return bytes;
 }
 
-dlm_status dlm__safetensors_save(const char *path, const dlm_st_entry *entries, size_t n,
-                                 const char *const *metadata, dlm_error *err) {
+static dlm_status write_tensors(dlm_output *output, const dlm_st_entry *entries, size_t n,
+                                dlm_tensor_bytes bytes, dlm_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        const void *data;
+        DLM_TRY(bytes.get(bytes.user, i, &data, err));
+        dlm__output_write(output, data, dlm__safetensors_bytes(&entries[i]));
+    }
+    return DLM_OK;
+}
+
+static void write_header(dlm_output *output, const char *header) {
+    const size_t length = strlen(header), padded = dlm__round_up(length, 8);
+    const uint64_t prefix = padded;
+    dlm__output_write(output, &prefix, sizeof prefix);
+    dlm__output_write(output, header, length);
+    dlm__output_write(output, "        ", padded - length);
+}
+
+dlm_status dlm__safetensors_write(const char *path, const dlm_st_entry *entries, size_t n,
+                                  const char *const *metadata, dlm_tensor_bytes bytes, dlm_error *err) {
     char *header = make_header(entries, n, metadata);
     if (header == NULL) {
         return dlm__fail(err, DLM_ARGUMENT, "%s: cannot make a header for these %zu tensors", path, n);
@@ -76,14 +94,25 @@ dlm_status dlm__safetensors_save(const char *path, const dlm_st_entry *entries, 
     dlm_output *output;
     dlm_status status = dlm__output_create(path, &output, err);
     if (status == DLM_OK) {
-        size_t length = strlen(header), padded = dlm__round_up(length, 8);
-        uint64_t prefix = padded;
-        dlm__output_write(output, &prefix, sizeof prefix);
-        dlm__output_write(output, header, length);
-        dlm__output_write(output, "        ", padded - length);
-        for (size_t i = 0; i < n; i++) dlm__output_write(output, entries[i].data, entry_bytes(&entries[i]));
-        status = dlm__output_commit(output, err);
+        write_header(output, header);
+        status = write_tensors(output, entries, n, bytes, err);
+        if (status == DLM_OK)
+            status = dlm__output_commit(output, err);
+        else
+            dlm__output_abort(output);
     }
     free(header);
     return status;
+}
+
+static dlm_status data_of(void *user, size_t i, const void **bytes, dlm_error *err) {
+    (void)err;
+    *bytes = ((const dlm_st_entry *)user)[i].data;
+    return DLM_OK;
+}
+
+dlm_status dlm__safetensors_save(const char *path, const dlm_st_entry *entries, size_t n,
+                                 const char *const *metadata, dlm_error *err) {
+    const dlm_tensor_bytes bytes = {.get = data_of, .user = (void *)entries};
+    return dlm__safetensors_write(path, entries, n, metadata, bytes, err);
 }

@@ -268,8 +268,8 @@ static json_t *lengths_json(const uint64_t *lengths, size_t n) {
     return array;
 }
 
-/* The config as a JSON object, its keys in the order of the original; NULL without memory. */
-static json_t *config_json(const dlm_config *config, const uint64_t *lengths) {
+/* What the original's config does not know, but for time and position; NULL without memory. */
+static json_t *diffusion_json(const dlm_config *config, const uint64_t *lengths) {
     json_t *diffusion = json_pack("{s:s, s:b, s:b, s:f, s:s}", "schedule", schedule_names[config->schedule],
                                   "end_token", (int)config->end_token, "padded", (int)config->padded,
                                   "tail_share", config->tail_share, "recipe", recipe_names[config->recipe]);
@@ -278,12 +278,39 @@ static json_t *config_json(const dlm_config *config, const uint64_t *lengths) {
         json_decref(diffusion);
         return NULL;
     }
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:s, s:o}", "vocab_size",
-                     (json_int_t)config->vocab_size, "max_seq_len", (json_int_t)config->max_seq_len,
-                     "hidden_size", (json_int_t)config->hidden_size, "depth", (json_int_t)config->depth,
-                     "num_heads", (json_int_t)config->num_heads, "mlp_ratio", config->mlp_ratio, "time",
-                     time_names[config->time], "position", position_names[config->position], "diffusion",
-                     diffusion);
+    return diffusion;
+}
+
+json_t *dlm__config_original(const dlm_config *config) {
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:f}", "vocab_size", (json_int_t)config->vocab_size,
+                     "max_seq_len", (json_int_t)config->max_seq_len, "hidden_size",
+                     (json_int_t)config->hidden_size, "depth", (json_int_t)config->depth, "num_heads",
+                     (json_int_t)config->num_heads, "mlp_ratio", config->mlp_ratio);
+}
+
+static bool set_kind(json_t *object, const dlm_config *config) {
+    return json_object_set_new(object, "time", json_string(time_names[config->time])) == 0 &&
+           json_object_set_new(object, "position", json_string(position_names[config->position])) == 0;
+}
+
+json_t *dlm__config_ours(const dlm_config *config, const uint64_t *lengths) {
+    json_t *object = json_object(), *diffusion = diffusion_json(config, lengths);
+    const bool made =
+        diffusion != NULL && set_kind(object, config) && json_object_update(object, diffusion) == 0;
+    json_decref(diffusion);
+    if (made) return object;
+    json_decref(object);
+    return NULL;
+}
+
+/* The config as a JSON object, its keys in the order of the original; NULL without memory. */
+static json_t *config_json(const dlm_config *config, const uint64_t *lengths) {
+    json_t *object = dlm__config_original(config);
+    if (set_kind(object, config) &&
+        json_object_set_new(object, "diffusion", diffusion_json(config, lengths)) == 0)
+        return object;
+    json_decref(object);
+    return NULL;
 }
 
 /* Digits that give x back when read: 15 where they suffice, so that 2.65 stays 2.65. */
@@ -300,8 +327,8 @@ static size_t text_flags(const dlm_config *config) {
     return JSON_ENCODE_ANY | JSON_REAL_PRECISION(17);
 }
 
-char *dlm__config_text(const dlm_config *config) {
-    json_t *object = config_json(config, NULL);
+char *dlm__config_text(const dlm_config *config, const uint64_t *lengths) {
+    json_t *object = config_json(config, lengths);
     char *text = json_dumps(object, text_flags(config));
     json_decref(object);
     return text;

@@ -1,12 +1,8 @@
-/* Models: what MODEL names on disk, loading, and the public view of a loaded model. */
-#include "model/model.h"
-
-#include "format/safetensors.h"
+/* Models: loading, and the public view of a loaded model. */
+#include "model/source.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- what a path names -------------------------------------------------------------------------------- */
 
 static bool holds(const char *folder, const char *name) {
     char *path = dlm__join(folder, name);
@@ -15,144 +11,15 @@ static bool holds(const char *folder, const char *name) {
     return found;
 }
 
-dlm_status dlm__latest_parse(const char *name, const char *text, size_t n, char **checkpoint,
-                             dlm_error *err) {
-    *checkpoint = NULL;
-    size_t length = 0;
-    while (length < n && text[length] != '\n' && text[length] != '\r') length++;
-    size_t end = length;
-    if (end < n && text[end] == '\r') end++;
-    if (end < n && text[end] == '\n') end++;
-    bool component = length > 0 && text[0] != '.' && memchr(text, '/', length) == NULL;
-    if (!component || end < n || memchr(text, 0, length) != NULL)
-        return dlm__fail(err, DLM_FORMAT, "%s does not name a checkpoint of this run", name);
-    *checkpoint = dlm__copy_bytes(text, length);
-    return *checkpoint != NULL ? DLM_OK : dlm__fail_memory(err, name, length);
-}
+/* ---- weights ------------------------------------------------------------------------------------------ */
 
-/* The name in a run's file `latest`; free() it. */
-static dlm_status read_latest(const char *run, char **name, dlm_error *err) {
-    char *path = dlm__join(run, "latest"), *text = NULL;
-    size_t n;
-    *name = NULL;
-    if (path == NULL) return dlm__fail_memory(err, run, strlen(run));
-    dlm_status status = dlm__read_file(path, 4096, &text, &n, err);
-    if (status == DLM_OK) status = dlm__latest_parse(path, text, n, name, err);
-    free(text);
-    free(path);
-    return status;
-}
-
-dlm_status dlm__model_folder(const char *path, char **folder, dlm_error *err) {
-    *folder = NULL;
-    if (!dlm__is_dir(path)) return dlm__fail(err, DLM_NOT_FOUND, "%s: no such folder", path);
-    if (holds(path, "config.json") || holds(path, "model.safetensors")) {
-        *folder = dlm__copy_bytes(path, strlen(path));
-        return *folder != NULL ? DLM_OK : dlm__fail_memory(err, path, strlen(path));
-    }
-    if (!holds(path, "latest")) {
-        return dlm__fail(err, DLM_NOT_FOUND,
-                         "%s: neither a model (config.json) nor a run with a checkpoint (latest)", path);
-    }
-    char *name;
-    DLM_TRY(read_latest(path, &name, err));
-    char *checkpoints = dlm__join(path, "checkpoints");
-    *folder = checkpoints == NULL ? NULL : dlm__join(checkpoints, name);
-    free(checkpoints);
-    free(name);
-    if (*folder == NULL) return dlm__fail_memory(err, path, strlen(path));
-    if (dlm__is_dir(*folder)) return DLM_OK;
-    dlm_status status =
-        dlm__fail(err, DLM_NOT_FOUND, "%s: no such checkpoint, though %s/latest names it", *folder, path);
-    free(*folder);
-    *folder = NULL;
-    return status;
-}
-
-/* The weights' file and its folder; free() both, also on failure. */
-static dlm_status find_files(const char *path, dlm_weights weights, char **file, char **folder,
-                             dlm_error *err) {
-    *file = *folder = NULL;
-    if (dlm__is_dir(path)) {
-        DLM_TRY(dlm__model_folder(path, folder, err));
-        *file = dlm__join(*folder, weights == DLM_WEIGHTS_RAW ? "raw.safetensors" : "model.safetensors");
-    } else {
-        const char *slash = strrchr(path, '/');
-        size_t n = slash == NULL ? 0 : (size_t)(slash - path);
-        *folder = slash == NULL ? dlm__copy_bytes(".", 1) : dlm__copy_bytes(path, n > 0 ? n : 1);
-        *file = dlm__copy_bytes(path, strlen(path));
-    }
-    if (*file == NULL || *folder == NULL) return dlm__fail_memory(err, path, strlen(path));
-    size_t n = strlen(*file);
-    if (n >= 3 && strcmp(*file + n - 3, ".pt") == 0) {
-        return dlm__fail(err, DLM_UNSUPPORTED, "%s: files of torch.save are not supported, only safetensors",
-                         *file);
-    }
-    return DLM_OK;
-}
-
-/* ---- config and weights ------------------------------------------------------------------------------- */
-
-/* Whether two configs name the same network. */
-static bool same_network(const dlm_config *a, const dlm_config *b) {
-    return a->vocab_size == b->vocab_size && a->max_seq_len == b->max_seq_len &&
-           a->hidden_size == b->hidden_size && a->depth == b->depth && a->num_heads == b->num_heads &&
-           dlm__config_hidden(a) == dlm__config_hidden(b) && a->time == b->time && a->position == b->position;
-}
-
-static dlm_status read_config_file(const char *path, dlm_config *config, uint64_t **lengths, dlm_error *err) {
-    char *text;
-    size_t n;
-    DLM_TRY(dlm__read_file(path, (size_t)64 << 20, &text, &n, err));
-    dlm_status status = dlm__config_parse(path, text, n, config, lengths, err);
-    free(text);
-    return status;
-}
-
-/* From config.json beside the weights, or else from their metadata; where there are both they must agree. */
-static dlm_status find_config(const dlm_safetensors *file, const char *folder, dlm_config *config,
-                              uint64_t **lengths, dlm_error *err) {
-    const char *inside = dlm__safetensors_metadata(file, "config"), *source = dlm__safetensors_path(file);
-    *lengths = NULL;
-    if (!holds(folder, "config.json")) {
-        if (inside != NULL) return dlm__config_parse(source, inside, strlen(inside), config, lengths, err);
-        return dlm__fail(err, DLM_NOT_FOUND, "%s: no config.json beside it, nor \"config\" in its metadata",
-                         source);
-    }
-    char *path = dlm__join(folder, "config.json");
-    if (path == NULL) return dlm__fail_memory(err, folder, strlen(folder));
-    dlm_config other;
-    dlm_status status = read_config_file(path, config, lengths, err);
-    if (status == DLM_OK && inside != NULL) {
-        status = dlm__config_parse(source, inside, strlen(inside), &other, NULL, err);
-        if (status == DLM_OK && !same_network(config, &other)) {
-            status = dlm__fail(err, DLM_MISMATCH, "%s describes another model than the metadata of %s", path,
-                               source);
-        }
-    }
-    free(path);
-    if (status != DLM_OK) {
-        free(*lengths);
-        *lengths = NULL;
-    }
-    return status;
-}
-
-/* n zeroed elements on cache lines; free() them. */
-static void *aligned(size_t n, size_t size) {
-    size_t bytes;
-    if (!dlm__size_mul(n, size, &bytes) || bytes > SIZE_MAX - DLM_ALIGN) return NULL;
-    void *memory = aligned_alloc(DLM_ALIGN, dlm__round_up(bytes, DLM_ALIGN));
-    if (memory != NULL) memset(memory, 0, bytes);
-    return memory;
-}
-
-/* Memory for the parameters, and for their bfloat16 copy where products take that. */
+/* Memory for the parameters, and for their bfloat16 copy where products take that; what is in it is whatever
+ * it was, so that no pass over a large model is made to clear what is then filled. */
 static dlm_status allocate_network(dlm_model *model, dlm_error *err) {
     dlm_network *network = &model->network;
     size_t total = model->layout->total;
-    network->params = aligned(total, sizeof *network->params);
-    if (network->type == DLM_BF16) network->params_bf16 = aligned(total, sizeof *network->params_bf16);
+    network->params = dlm__aligned(total, sizeof *network->params);
+    if (network->type == DLM_BF16) network->params_bf16 = dlm__aligned(total, sizeof *network->params_bf16);
     if (network->params != NULL && (network->type != DLM_BF16 || network->params_bf16 != NULL)) return DLM_OK;
     return dlm__fail_memory(err, "weights", total * sizeof *network->params);
 }
@@ -235,29 +102,37 @@ static dlm_status check_options(const dlm_model_options *options, dlm_error *err
     return DLM_OK;
 }
 
-/* Everything but the tokenizer, from an open file; with_values: the weights too. */
-static dlm_status read_model(dlm_model *model, const dlm_safetensors *file, const char *folder,
-                             const dlm_model_options *options, bool with_values, dlm_error *err) {
+/* Everything but the tokenizer; with_values: the weights too. */
+static dlm_status read_model(dlm_model *model, const dlm_source *source, const dlm_model_options *options,
+                             bool with_values, dlm_error *err) {
     dlm_config config;
-    DLM_TRY(find_config(file, folder, &config, &model->lengths, err));
+    DLM_TRY(dlm__source_config(source, options->heads, &config, &model->lengths, err));
     if (options->schedule >= 0) config.schedule = (dlm_schedule)options->schedule;
     DLM_TRY(dlm__layout_create(&config, &model->layout, err));
     model->network.layout = model->layout;
     DLM_TRY(dlm__precision_type(options->precision, &model->network.type, err));
-    DLM_TRY(dlm__weights_check(model->layout, file, err));
+    DLM_TRY(dlm__weights_check(model->layout, &source->tensors, err));
     if (!with_values) return DLM_OK;
     DLM_TRY(allocate_network(model, err));
-    DLM_TRY(dlm__weights_read(model->layout, file, model->network.params, err));
+    DLM_TRY(dlm__weights_read(model->layout, &source->tensors, model->network.params, err));
     return convert_network(model, err);
 }
 
-static dlm_status load_files(dlm_model *model, const char *folder, const dlm_model_options *options,
+/* The file is closed before the tokenizer is read, and what it took of memory with it. */
+static dlm_status load_files(dlm_model *model, const char *path, const dlm_model_options *options,
                              bool with_values, dlm_error *err) {
-    dlm_safetensors *file;
-    DLM_TRY(dlm__safetensors_open(model->source, &file, err));
-    dlm_status status = read_model(model, file, folder, options, with_values, err);
-    dlm__safetensors_close(file);
+    dlm_source source;
+    char *folder = NULL;
+    dlm_status status = dlm__source_open(path, options->weights, &source, err);
+    if (status == DLM_OK) {
+        model->source = source.file;
+        folder = source.folder;
+        status = read_model(model, &source, options, with_values, err);
+        source.file = source.folder = NULL;
+        dlm__source_close(&source);
+    }
     if (status == DLM_OK) status = load_tokenizer(model, options->tokenizer, folder, err);
+    free(folder);
     return status;
 }
 
@@ -269,10 +144,7 @@ static dlm_status load(const char *path, const dlm_model_options *options, bool 
     DLM_TRY(check_options(options, err));
     dlm_model *made = dlm__calloc(1, sizeof *made);
     if (made == NULL) return dlm__fail_memory(err, path, sizeof *made);
-    char *folder;
-    dlm_status status = find_files(path, options->weights, &made->source, &folder, err);
-    if (status == DLM_OK) status = load_files(made, folder, options, with_values, err);
-    free(folder);
+    const dlm_status status = load_files(made, path, options, with_values, err);
     if (status != DLM_OK) {
         dlm_model_free(made);
         return status;
@@ -307,7 +179,11 @@ static dlm_status fill_model(dlm_model *model, const dlm_config *config, const f
     }
     DLM_TRY(dlm__precision_type(precision, &model->network.type, err));
     DLM_TRY(allocate_network(model, err));
-    if (params != NULL) memcpy(model->network.params, params, model->layout->total * sizeof *params);
+    const size_t bytes = model->layout->total * sizeof *params;
+    if (params != NULL)
+        memcpy(model->network.params, params, bytes);
+    else
+        memset(model->network.params, 0, bytes);
     DLM_TRY(convert_network(model, err));
     return load_tokenizer(model, tokenizer_dir, NULL, err);
 }

@@ -3,6 +3,7 @@
 #ifndef DLM_MODEL_H
 #define DLM_MODEL_H
 
+#include "format/tensors.h"
 #include "model/network.h"
 
 struct dlm_model {
@@ -26,15 +27,16 @@ dlm_status dlm__model_folder(const char *path, char **folder, dlm_error *err);
  * name is for messages. */
 dlm_status dlm__latest_parse(const char *name, const char *text, size_t n, char **checkpoint, dlm_error *err);
 
-/* Whether a safetensors file holds just layout's tensors: missing, extra or differently shaped ones are
- * errors that name them. */
-struct dlm_safetensors;
-dlm_status dlm__weights_check(const dlm_layout *layout, const struct dlm_safetensors *file, dlm_error *err);
-/* Checks, and reads them into params (total floats, padding zeroed). F16, BF16 and F64 are converted; a value
- * that is not finite is an error that names it. */
-dlm_status dlm__weights_read(const dlm_layout *layout, const struct dlm_safetensors *file, float *params,
+/* Whether a file holds just layout's tensors: missing, extra or differently shaped ones are errors that name
+ * them. */
+dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_tensors *file, dlm_error *err);
+/* One of them, checked, as float32 (its count); a value that is not finite is an error that names it. */
+dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
+                               dlm_error *err);
+/* Checks, and reads them all into params (total floats, padding zeroed). */
+dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
                              dlm_error *err);
-/* The same from the file at path. */
+/* The same from the safetensors file at path. */
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err);
 /* Writes params as float32 safetensors, with the config as metadata "config". */
 dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params, dlm_error *err);

@@ -24,8 +24,12 @@ dlm_status dlm__config_parse(const char *name, const char *json, size_t n, dlm_c
                              uint64_t **lengths, dlm_error *err);
 dlm_status dlm__config_save(const dlm_config *config, const uint64_t *lengths, const char *path,
                             dlm_error *err);
-/* The same JSON in one line, without the histogram; free() it. NULL without memory. */
-char *dlm__config_text(const dlm_config *config);
+/* The same JSON in one line; lengths NULL: without the histogram. free() it. NULL without memory. */
+char *dlm__config_text(const dlm_config *config, const uint64_t *lengths);
+/* The same in the two parts that a .pt has: the six keys of the original, and all else. NULL without memory.
+ */
+struct json_t *dlm__config_original(const dlm_config *config);
+struct json_t *dlm__config_ours(const dlm_config *config, const uint64_t *lengths);
 
 /* Names of enum values as they stand in files and options ("cosine", ...). */
 const char *dlm__time_name(dlm_time time);

@@ -1,4 +1,4 @@
-/* Weights on disk: the parameter table against the tensors of a safetensors file. */
+/* Weights on disk: the parameter table against the tensors of a file, and back. */
 #include "model/model.h"
 
 #include "format/safetensors.h"
@@ -19,17 +19,9 @@ static const char *shape_text(size_t ndim, const size_t *shape, char *text, size
     return text;
 }
 
-static bool is_floating(dlm_st_type type) {
-    return type == DLM_ST_F32 || type == DLM_ST_F16 || type == DLM_ST_BF16 || type == DLM_ST_F64;
-}
-
-static dlm_status check_tensor(const char *path, const dlm_param *param, const dlm_st_tensor *tensor,
+static dlm_status check_tensor(const char *path, const dlm_param *param, const dlm_tensor *tensor,
                                dlm_error *err) {
-    if (tensor == NULL) {
-        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s, which its config wants, is missing", path,
-                         param->name);
-    }
-    if (!is_floating(tensor->type)) {
+    if (!tensor->floating) {
         return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values", path,
                          param->name, tensor->type_name);
     }
@@ -43,42 +35,111 @@ static dlm_status check_tensor(const char *path, const dlm_param *param, const d
     return DLM_OK;
 }
 
-dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_safetensors *file, dlm_error *err) {
-    const char *path = dlm__safetensors_path(file);
+dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_tensors *file, dlm_error *err) {
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        DLM_TRY(check_tensor(path, param, dlm__safetensors_find(file, param->name), err));
+        size_t at;
+        if (!dlm__tensors_find(file, param->name, &at)) {
+            return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s, which its config wants, is missing",
+                             file->path, param->name);
+        }
+        const dlm_tensor tensor = file->at(file->file, at);
+        DLM_TRY(check_tensor(file->path, param, &tensor, err));
     }
-    if (dlm__safetensors_count(file) == layout->n) return DLM_OK;
+    if (file->n == layout->n) return DLM_OK;
     const char *name = "";
-    for (size_t i = 0; i < dlm__safetensors_count(file); i++) {
-        name = dlm__safetensors_at(file, i)->name;
+    for (size_t i = 0; i < file->n; i++) {
+        name = file->at(file->file, i).name;
         if (dlm__layout_find(layout, name) == NULL) break;
     }
-    return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is none of this config's", path, name);
+    return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is none of this config's", file->path, name);
 }
 
-dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_safetensors *file, float *params,
+/* Values that a thread looks at before it takes others. */
+#define CHUNK ((size_t)1 << 18)
+
+typedef struct finite_check {
+    const float *values;
+    size_t n;
+    size_t *first; /* of each chunk: of its values that are not finite; n: none */
+} finite_check;
+
+/* All bits of the exponent are set in what is infinite or not a number. The first loop only counts, so that
+ * it can be done many values at a time. */
+static void check_chunk(void *context, size_t chunk) {
+    const finite_check *check = context;
+    const size_t begin = chunk * CHUNK, end = check->n - begin < CHUNK ? check->n : begin + CHUNK;
+    uint32_t bits, wrong = 0;
+    size_t i = begin;
+    for (; i < end; i++) {
+        memcpy(&bits, &check->values[i], sizeof bits);
+        wrong += (bits & 0x7f800000) == 0x7f800000;
+    }
+    for (i = begin; wrong > 0 && isfinite(check->values[i]);) i++;
+    check->first[chunk] = wrong > 0 ? i : check->n;
+}
+
+/* The first of n values that is not finite in *first; n: none. */
+static dlm_status find_not_finite(const char *path, const float *values, size_t n, size_t *first,
+                                  dlm_error *err) {
+    const size_t chunks = (n + CHUNK - 1) / CHUNK;
+    *first = n;
+    finite_check check = {.values = values, .n = n, .first = dlm__calloc(chunks, sizeof *check.first)};
+    if (check.first == NULL) return dlm__fail_memory(err, path, chunks * sizeof *check.first);
+    dlm__parallel_for(chunks, check_chunk, &check);
+    for (size_t chunk = chunks; chunk-- > 0;)
+        if (check.first[chunk] < n) *first = check.first[chunk];
+    free(check.first);
+    return DLM_OK;
+}
+
+static dlm_status fail_not_finite(const char *path, const dlm_param *param, size_t i, float value,
+                                  dlm_error *err) {
+    return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32", path, i, param->name,
+                     (double)value);
+}
+
+static dlm_status read_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
+                              dlm_error *err) {
+    size_t at;
+    if (!dlm__tensors_find(file, param->name, &at))
+        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is missing", file->path, param->name);
+    return file->floats(file->file, at, values, err);
+}
+
+dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
+                               dlm_error *err) {
+    size_t i;
+    DLM_TRY(read_tensor(param, file, values, err));
+    DLM_TRY(find_not_finite(file->path, values, param->count, &i, err));
+    return i == param->count ? DLM_OK : fail_not_finite(file->path, param, i, values[i], err);
+}
+
+/* The whole block is looked at once, as one piece of parallel work. */
+dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
                              dlm_error *err) {
     DLM_TRY(dlm__weights_check(layout, file, err));
-    memset(params, 0, layout->total * sizeof *params);
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        float *values = params + param->offset;
-        DLM_TRY(dlm__safetensors_floats(file, dlm__safetensors_find(file, param->name), values, err));
-        for (size_t j = 0; j < param->count; j++) {
-            if (isfinite(values[j])) continue;
-            return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32",
-                             dlm__safetensors_path(file), j, param->name, (double)values[j]);
-        }
+        const size_t end = param->offset + param->count;
+        const size_t next = i + 1 < layout->n ? layout->params[i + 1].offset : layout->total;
+        DLM_TRY(read_tensor(param, file, params + param->offset, err));
+        memset(params + end, 0, (next - end) * sizeof *params);
     }
-    return DLM_OK;
+    size_t first, i = layout->n;
+    DLM_TRY(find_not_finite(file->path, params, layout->total, &first, err));
+    if (first == layout->total) return DLM_OK;
+    do i--;
+    while (layout->params[i].offset > first);
+    return fail_not_finite(file->path, &layout->params[i], first - layout->params[i].offset, params[first],
+                           err);
 }
 
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err) {
     dlm_safetensors *file;
     DLM_TRY(dlm__safetensors_open(path, &file, err));
-    dlm_status status = dlm__weights_read(layout, file, params, err);
+    const dlm_tensors tensors = dlm__safetensors_tensors(file);
+    dlm_status status = dlm__weights_read(layout, &tensors, params, err);
     dlm__safetensors_close(file);
     return status;
 }
@@ -86,7 +147,7 @@ dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *
 dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params,
                              dlm_error *err) {
     dlm_st_entry *entries = dlm__calloc(layout->n, sizeof *entries);
-    char *config = dlm__config_text(&layout->config);
+    char *config = dlm__config_text(&layout->config, NULL);
     if (entries == NULL || config == NULL) {
         free(entries);
         free(config);

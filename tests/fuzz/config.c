@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     if (dlm__layout_create(&config, &layout, &err) != DLM_OK) abort();
     if (layout->count > layout->total) abort();
     dlm__layout_free(layout);
-    char *text = dlm__config_text(&config);
+    char *text = dlm__config_text(&config, NULL);
     if (text == NULL || dlm__config_parse("again", text, strlen(text), &again, NULL, &err) != DLM_OK) abort();
     if (again.mlp_ratio < config.mlp_ratio || again.mlp_ratio > config.mlp_ratio) abort();
     if (again.vocab_size != config.vocab_size || again.recipe != config.recipe) abort();

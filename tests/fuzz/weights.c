@@ -51,7 +51,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     dlm_safetensors *file;
     dlm_error err;
     if (dlm__safetensors_parse("input", bytes + 1, n - 1, &file, &err) != DLM_OK) return 0;
-    dlm_status status = dlm__weights_read(learner->layout, file, learner->params, &err);
+    const dlm_tensors tensors = dlm__safetensors_tensors(file);
+    dlm_status status = dlm__weights_read(learner->layout, &tensors, learner->params, &err);
     check_status(status, &err);
     if (status == DLM_OK) check_finite(learner->params, total);
     status = dlm__moments_read(learner, file, &err);

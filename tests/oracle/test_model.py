@@ -152,6 +152,7 @@ class ModelOptions(ctypes.Structure):
         ("precision", ctypes.c_int),
         ("tokenizer", ctypes.c_char_p),
         ("schedule", ctypes.c_int),
+        ("heads", ctypes.c_size_t),
     ]
 
 
@@ -167,10 +168,12 @@ def library():
     return lib
 
 
-def logits_of(library, path, ids, lengths, times, vocab_size, precision=F32):
+def logits_of(library, path, ids, lengths, times, vocab_size, precision=F32, **how):
     """(T,V) of packed sequences."""
     options, model, error = library.dlm_model_defaults(), ctypes.c_void_p(), Error()
     options.precision = precision
+    for field, value in how.items():
+        setattr(options, field, value)
     status = library.dlm_model_load(os.fsencode(path), ctypes.byref(options), ctypes.byref(model), ctypes.byref(error))
     assert status == 0, error.message
     try:

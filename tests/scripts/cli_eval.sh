@@ -24,7 +24,7 @@ check 'a table' wrote 'bits per byte'
 check 'with an interval of each error' sh -c "[ \$(grep -c '; 95 %: [0-9.]* to [0-9.]*$' '$work/out') = 2 ]"
 check 'and without the end tokens' wrote 'without end'
 succeeds 'eval JSON' eval -m "$R" -d "$D" --json --seed 5 --tokenizer "$R/tokenizer" --weights ema --precision f32 \
-    --schedule cosine --threads 1 --quiet --verbose
+    --schedule cosine --heads 2 --threads 1 --quiet --verbose
 # shellcheck disable=SC2086
 check 'keys' keys $eval_keys
 check 'drawn' wrote '"exact":false'

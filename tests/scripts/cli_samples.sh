@@ -47,7 +47,7 @@ check 'as many passes' wrote '"forwards":3,'
 succeeds 'reveals' generate -m "$R" --length 12 --reveals 5 --json
 check 'as many passes' wrote '"forwards":3,'
 refuses 2 '5 reveals a step leave no choice of steps, which are to be 2' generate -m "$R" --reveals 5 --steps 2
-succeeds 'every other option' generate -m "$R" --tokenizer "$R/tokenizer" --weights raw --precision f32 --schedule linear \
+succeeds 'every other option' generate -m "$R" --tokenizer "$R/tokenizer" --weights raw --precision f32 --schedule linear --heads 2 \
     --length auto --order confidence_weighted --confidence-threshold 0.9 --corrector-frac 0.2 --corrector-every 3 \
     --corrector-mode low_confidence --threads 1 --verbose
 succeeds 'top-k 1' generate -m "$R" --seed 3 --length 12 --temperature 1 --top-k 1 --json
@@ -124,7 +124,7 @@ succeeds 'refine again' refine -m "$R" --passes 4 --frac 0.5 --temperature 0.8 -
 check 'the same seed repeats it' cmp "$work/out" "$work/refined"
 grep -v '^<|' "$work/few" | sed 's/.*/{"s": "&"}/' > "$work/jsonl"
 succeeds 'refine JSON' refine -m "$R" --json --format jsonl --field s --invalid replace --tokenizer "$R/tokenizer" \
-    --weights ema --precision auto --schedule cosine --threads 1 --verbose "$work/jsonl"
+    --weights ema --precision auto --schedule cosine --heads 2 --threads 1 --verbose "$work/jsonl"
 check 'a line each' lines 4
 tail -n 1 "$work/out" > "$work/one"
 cp "$work/one" "$work/out"
@@ -141,10 +141,10 @@ refuses 1 "$work/absent" refine -m "$R" "$work/absent"
 succeeds 'info' info "$R" --verbose
 check 'a table' wrote 'vocabulary 300, length 64, channels 16, blocks 1, heads 2'
 check 'with every parameter' wrote 'blocks.0.mlp.fc1.weight'
-succeeds 'info JSON' info "$M" --json --tokenizer "$R/tokenizer" --weights raw --seed 1 --threads 1 --quiet
+succeeds 'info JSON' info "$M" --json --tokenizer "$R/tokenizer" --heads 2 --weights raw --seed 1 --threads 1 --quiet
 check 'config' wrote '"vocab_size":300,"max_seq_len":64,"hidden_size":16,"depth":1,"num_heads":2'
 check 'counts and hashes' wrote '"tokenizer_hash":"'
-refuses 1 "$work: neither a model (config.json) nor a run with a checkpoint (latest)" info "$work"
+refuses 1 "$work: neither a model (config.json, final.pt) nor a run with a checkpoint (latest)" info "$work"
 refuses 2 'MODEL is missing' info
 
 for name in generate refine info; do check "every option of $name was tried" covered $name; done

@@ -46,7 +46,7 @@ succeeds 'all at once' score -m "$R" "$work/three" --orders confidence,left_to_r
 check 'whatever the order' near left_to_right "$(value confidence 1)"
 check 'and by a threshold of 0' near threshold "$(value confidence 1)"
 succeeds 'every other option' score -m "$R" --format lines --field x --invalid replace --tokenizer "$R/tokenizer" \
-    --weights raw --schedule linear --temperature 0.7 --top-k 200 --top-p 0.999 --min-p 1e-9 --repetition-penalty 1.1 \
+    --weights raw --schedule linear --heads 2 --temperature 0.7 --top-k 200 --top-p 0.999 --min-p 1e-9 --repetition-penalty 1.1 \
     --ban '#290' --documents 2 --quiet --verbose "$work/three"
 succeeds 'a token that the sampler does not draw' score -m "$R" "$work/three" --orders confidence --ban a --json
 check 'has no likelihood' wrote '"orders":{"confidence":null}'

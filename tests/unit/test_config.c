@@ -69,7 +69,7 @@ TEST(ours) {
     free(lengths);
     free(lengths_again);
 
-    char *line = dlm__config_text(&config);
+    char *line = dlm__config_text(&config, NULL);
     REQUIRE(line != NULL && strchr(line, '\n') == NULL);
     REQUIRE_OK(parse(line, &again, NULL, &err), &err);
     CHECK(again.end_token && again.tail_share == 0.1);
@@ -81,7 +81,7 @@ TEST(real_survives) {
     dlm_config config, again;
     dlm_error err;
     REQUIRE_OK(parse("{" SIX "3.3333333333333335}", &config, NULL, &err), &err);
-    char *line = dlm__config_text(&config);
+    char *line = dlm__config_text(&config, NULL);
     REQUIRE(line != NULL);
     REQUIRE_OK(parse(line, &again, NULL, &err), &err);
     CHECK(again.mlp_ratio == config.mlp_ratio);

@@ -102,7 +102,7 @@ TEST(raw_weights) {
 TEST(run_folder) {
     const char *run = temporary_dir(), *model_dir = path_in(run, "checkpoints/step-00000002");
     dlm_error err;
-    refused(run, NULL, DLM_NOT_FOUND, "neither a model (config.json) nor a run");
+    refused(run, NULL, DLM_NOT_FOUND, "neither a model (config.json, final.pt) nor a run");
     REQUIRE_OK(dlm__make_dirs(model_dir, &err), &err);
     copy("plain/model.safetensors", model_dir, "model.safetensors");
     copy("plain/config.json", model_dir, "config.json");
@@ -158,7 +158,7 @@ TEST(not_a_model) {
     const char *dir = temporary_dir();
     refused("/nowhere/model", NULL, DLM_NOT_FOUND, "/nowhere/model");
     put(dir, "final.pt", "PK");
-    refused(path_in(dir, "final.pt"), NULL, DLM_UNSUPPORTED, "torch.save");
+    refused(path_in(dir, "final.pt"), NULL, DLM_FORMAT, "no zip archive");
     put(dir, "model.safetensors", "");
     refused(dir, NULL, DLM_FORMAT, "0 bytes");
     dlm_model_options options = dlm_model_defaults();
