@@ -192,8 +192,10 @@ static int run(const void *given) {
     const info_settings *settings = given;
     dlm_error err = {0};
     dlm_model *model;
-    if (dlm_model_inspect(settings->shared.operands[0], &settings->model, &model, &err) != DLM_OK)
-        return fail_with(&err);
+    dlm_model_options how = settings->model;
+    how.progress = draw_progress;
+    if (dlm_model_inspect(settings->shared.operands[0], &how, &model, &err) != DLM_OK) return fail_with(&err);
+    clear_status();
     int status = EXIT_DONE;
     if (settings->shared.json) {
         status = print_json(describe(model));
@@ -211,7 +213,8 @@ const command command_info = {
     .min_operands = 1,
     .max_operands = 1,
     .summary = "what a model is: config, parameters, tokenizer, source",
-    .description = "Tells about a model (a model folder, a run folder or a .safetensors file) without "
+    .description = "Tells about a model (a model folder, a run folder, a .safetensors file or a model of the "
+                   "Hub) without "
                    "reading its weights: its config, its parameters by group (with --verbose one by one), "
                    "how they are stored and where they came from.",
     .example = "diffusionlm info run",

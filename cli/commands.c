@@ -13,6 +13,7 @@ const command *const commands[] = {
     &command_generate,
     &command_refine,
     &command_info,
+    &command_download,
     &command_bench,
     &command_help,
     NULL,

@@ -9,7 +9,9 @@ needs='stdio.h libc6-dev
 zlib.h zlib1g-dev
 zstd.h libzstd-dev
 jansson.h libjansson-dev
-xxhash.h libxxhash-dev'
+xxhash.h libxxhash-dev
+curl/curl.h libcurl4-openssl-dev
+openssl/evp.h libssl-dev'
 [ "$BACKEND" = onednn ] && needs="$needs
 oneapi/dnnl/dnnl.h libdnnl-dev"
 case $CC in *clang*) needs="$needs

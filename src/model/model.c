@@ -1,6 +1,7 @@
 /* Models: what MODEL names on disk, loading, and the public view of a loaded model. */
 #include "model/model.h"
 
+#include "format/hub.h"
 #include "format/safetensors.h"
 
 #include <stdlib.h>
@@ -261,12 +262,8 @@ static dlm_status load_files(dlm_model *model, const char *folder, const dlm_mod
     return status;
 }
 
-static dlm_status load(const char *path, const dlm_model_options *options, bool with_values,
-                       dlm_model **model, dlm_error *err) {
-    dlm_model_options defaults = dlm_model_defaults();
-    if (options == NULL) options = &defaults;
-    *model = NULL;
-    DLM_TRY(check_options(options, err));
+static dlm_status load_path(const char *path, const dlm_model_options *options, bool with_values,
+                            dlm_model **model, dlm_error *err) {
     dlm_model *made = dlm__calloc(1, sizeof *made);
     if (made == NULL) return dlm__fail_memory(err, path, sizeof *made);
     char *folder;
@@ -279,6 +276,22 @@ static dlm_status load(const char *path, const dlm_model_options *options, bool 
     }
     *model = made;
     return DLM_OK;
+}
+
+/* A path that exists wins over a model of the Hub by the same name. */
+static dlm_status load(const char *path, const dlm_model_options *options, bool with_values,
+                       dlm_model **model, dlm_error *err) {
+    dlm_model_options defaults = dlm_model_defaults();
+    if (options == NULL) options = &defaults;
+    *model = NULL;
+    DLM_TRY(check_options(options, err));
+    if (!dlm__hub_is_model(path)) return load_path(path, options, with_values, model, err);
+    char *folder;
+    DLM_TRY(dlm__hub_model_folder(path, options->weights == DLM_WEIGHTS_RAW, options->progress, options->user,
+                                  &folder, err));
+    const dlm_status status = load_path(folder, options, with_values, model, err);
+    free(folder);
+    return status;
 }
 
 dlm_status dlm_model_load(const char *path, const dlm_model_options *options, dlm_model **model,
