@@ -121,9 +121,11 @@ static char *way_to_blob(const char *file, const char *hash) {
 /* Where there is a link already it is left if it leads to a file; one that leads nowhere is replaced. */
 static dlm_status make_link(const char *way, const char *pointer, dlm_error *err) {
     DLM_TRY(make_parent(pointer, err));
-    if (symlink(way, pointer) == 0 || dlm__is_file(pointer)) return DLM_OK;
-    if (errno == EEXIST && unlink(pointer) == 0 && symlink(way, pointer) == 0) return DLM_OK;
-    return dlm__fail_errno(err, errno, "linking %s to %s", pointer, way);
+    if (symlink(way, pointer) == 0) return DLM_OK;
+    const int code = errno;
+    if (code == EEXIST && dlm__is_file(pointer)) return DLM_OK;
+    if (code == EEXIST && unlink(pointer) == 0 && symlink(way, pointer) == 0) return DLM_OK;
+    return dlm__fail_errno(err, code, "linking %s to %s", pointer, way);
 }
 
 dlm_status dlm__hub_link(const char *storage, const char *commit, const char *file, const char *hash,
