@@ -27,7 +27,7 @@ bool dlm__digest_finish(dlm_digest *digest, char hex[65]) {
     unsigned n = 0;
     hex[0] = 0;
     if (EVP_DigestFinal_ex(digest->context, value, &n) != 1 || n > 32) return false;
-    for (unsigned i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         hex[2 * i] = digits[value[i] >> 4];
         hex[2 * i + 1] = digits[value[i] & 15];
     }

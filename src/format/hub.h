@@ -148,7 +148,8 @@ typedef bool (*dlm_hub_take)(void *user, const dlm_hub_headers *headers, const v
 
 typedef struct dlm_hub_request {
     const char *url;
-    bool head;     /* HEAD: a redirect to another host than the endpoint's is the answer, and not followed */
+    bool head; /* HEAD: a redirect to another host is the answer if it tells about the file, and not followed
+                */
     bool foreign;  /* url came from a redirect away from the endpoint: no token goes there */
     uint64_t from; /* Range: from this byte on */
     dlm_hub_take take;

@@ -108,13 +108,13 @@ dlm_status dlm__hub_set_commit(const char *storage, const char *revision, const 
 /* The way from a file of a snapshot to its blob: ../../blobs/HASH, with one ../ more for each folder in the
  * file's name; free() it. */
 static char *way_to_blob(const char *file, const char *hash) {
-    size_t up = 2;
-    for (const char *c = file; *c != 0; c++) up += *c == '/';
-    char *way = dlm__calloc(3 * up + strlen("blobs/") + strlen(hash) + 1, 1);
-    if (way == NULL) return NULL;
-    for (size_t i = 0; i < up; i++) memcpy(way + 3 * i, "../", 3);
-    memcpy(way + 3 * up, "blobs/", 6);
-    memcpy(way + 3 * up + 6, hash, strlen(hash));
+    char *way = dlm__hub_text("../../blobs/%s", hash);
+    for (const char *c = file; way != NULL && *c != 0; c++) {
+        if (*c != '/') continue;
+        char *longer = dlm__hub_text("../%s", way);
+        free(way);
+        way = longer;
+    }
     return way;
 }
 

@@ -87,7 +87,7 @@ bool dlm__hub_stopped(dlm_hub_client *client) {
 }
 
 bool dlm__hub_pause(dlm_hub_client *client, double seconds) {
-    const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+    const struct timespec pause = {.tv_nsec = 20L * 1000 * 1000};
     for (const double until = dlm__seconds() + seconds; dlm__seconds() < until;) {
         if (dlm__hub_stopped(client)) return true;
         (void)nanosleep(&pause, NULL);
@@ -289,6 +289,11 @@ static bool is_redirect(int status) {
     return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
+/* Does the redirect itself tell about the file? It does at the Hub; a mirror's may not. */
+static bool tells(const dlm_hub_headers *headers) {
+    return headers->commit[0] != 0 && (headers->linked || headers->etag[0] != 0);
+}
+
 /* Moves answer->url on to where the redirect leads. */
 static dlm_status redirect(const dlm_hub_client *client, dlm_hub_answer *answer, dlm_error *err) {
     const char *host = client->settings->host, *location = answer->headers.location;
@@ -319,7 +324,7 @@ dlm_status dlm__hub_send(dlm_hub_client *client, const dlm_hub_request *request,
         DLM_TRY(send_once(client, request, answer->url, with_token, answer, err));
         if (!is_redirect(answer->headers.status)) return DLM_OK;
         DLM_TRY(redirect(client, answer, err));
-        if (request->head && answer->foreign) return DLM_OK;
+        if (request->head && answer->foreign && tells(&answer->headers)) return DLM_OK;
     }
     return dlm__fail(err, DLM_NETWORK, "%s redirects more than %d times", settings->host, REDIRECTS_MAX);
 }

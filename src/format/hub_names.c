@@ -18,7 +18,7 @@ char *dlm__hub_text(const char *format, ...) {
     char *text = n < 0 ? NULL : malloc((size_t)n + 1);
     if (text == NULL) return NULL;
     va_start(arguments, format);
-    n = vsnprintf(text, (size_t)n + 1, format, arguments);
+    (void)vsnprintf(text, (size_t)n + 1, format, arguments);
     va_end(arguments);
     return text;
 }
