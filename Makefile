@@ -46,7 +46,7 @@ WARNINGS += $(WERROR)
 # Contraction to fused multiply-adds is off except where a file asks for it: results must not depend on the compiler.
 CFLAGS_ALL := -std=c17 -D_XOPEN_SOURCE=700 -D_DEFAULT_SOURCE -Iinclude -Isrc $(WARNINGS) -g -fopenmp -fPIC \
               -fvisibility=hidden -ffp-contract=off
-LDLIBS := -ljansson -lxxhash -lzip -ldeflate -lzstd -lz -lm
+LDLIBS := -lcurl -lcrypto -ljansson -lxxhash -lzip -ldeflate -lzstd -lz -lm
 ifeq ($(BACKEND),onednn)
 CFLAGS_ALL += -DDLM_BACKEND_ONEDNN
 LDLIBS := -ldnnl $(LDLIBS)

@@ -27,8 +27,8 @@ static void defaults(void *settings) {
 static const option options[] = {
     OPTION_INNER_ROW(bench_settings, model, model_choice, path, .name = "model", .letter = 'm',
                      .kind = OPTION_TEXT, .argument = "MODEL",
-                     .help =
-                         "a model folder, a run folder, a .pt or .safetensors file, in place of a preset"),
+                     .help = "a model folder, a run folder, a .pt or .safetensors file or a model of the "
+                             "Hub, in place of a preset"),
     OPTION_ROW(bench_settings, preset, .name = "preset", .kind = OPTION_CHOICE, .choices = preset_choices,
                .help = "without MODEL: the size of a model with random weights"),
     OPTION_ROW(bench_settings, length, .name = "length", .kind = OPTION_SIZE, .argument = "N", .min = 1,

@@ -32,11 +32,12 @@ static void defaults(void *settings) {
 static const char *const masks_choices[] = {"auto", "independent", "complementary", NULL};
 
 static const option options[] = {
-    OPTION_INNER_ROW(eval_settings, model, model_choice, path, .name = "model", .letter = 'm',
-                     .kind = OPTION_TEXT, .argument = "MODEL", .again = offsetof(eval_settings, second),
-                     .help =
-                         "a model folder, a run folder, a .pt or .safetensors file; given twice, the two are "
-                         "compared"),
+    OPTION_INNER_ROW(
+        eval_settings, model, model_choice, path, .name = "model", .letter = 'm', .kind = OPTION_TEXT,
+        .argument = "MODEL", .again = offsetof(eval_settings, second),
+        .help = "a model folder, a run folder, a .pt or .safetensors file or a model of the Hub; given "
+                "twice, the two are "
+                "compared"),
     MODEL_READING_ROWS(eval_settings, model),
     OPTION_ROW(eval_settings, data, .name = "data", .letter = 'd', .kind = OPTION_TEXT, .argument = "DATA",
                .required = true, .help = "token shards made by prepare with the same tokenizer"),

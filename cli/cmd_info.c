@@ -194,8 +194,10 @@ static int run(const void *given) {
     const info_settings *settings = given;
     dlm_error err = {0};
     dlm_model *model;
-    if (dlm_model_inspect(settings->shared.operands[0], &settings->model.options, &model, &err) != DLM_OK)
-        return fail_with(&err);
+    dlm_model_options how = settings->model.options;
+    how.progress = draw_progress;
+    if (dlm_model_inspect(settings->shared.operands[0], &how, &model, &err) != DLM_OK) return fail_with(&err);
+    clear_status();
     int status = EXIT_DONE;
     if (settings->shared.json) {
         status = print_json(describe(model));
@@ -213,9 +215,11 @@ const command command_info = {
     .min_operands = 1,
     .max_operands = 1,
     .summary = "what a model is: config, parameters, tokenizer, source",
-    .description = "Tells about a model (a model folder, a run folder, a .pt or .safetensors file) without "
-                   "reading its weights: its config, its parameters by group (with --verbose one by one), "
-                   "how they are stored and where they came from.",
+    .description =
+        "Tells about a model (a model folder, a run folder, a .pt or .safetensors file or a model of the "
+        "Hub) without "
+        "reading its weights: its config, its parameters by group (with --verbose one by one), "
+        "how they are stored and where they came from.",
     .example = "diffusionlm info run",
     .options = options,
     .settings_size = sizeof(info_settings),

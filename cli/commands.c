@@ -14,6 +14,7 @@ const command *const commands[] = {
     &command_refine,
     &command_convert,
     &command_info,
+    &command_download,
     &command_bench,
     &command_help,
     NULL,

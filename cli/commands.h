@@ -6,6 +6,6 @@
 
 extern const command command_tokenizer_train, command_tokenizer_encode, command_tokenizer_decode,
     command_tokenizer_info, command_prepare, command_train, command_eval, command_generate, command_refine,
-    command_score, command_convert, command_info, command_bench, command_help;
+    command_score, command_convert, command_info, command_download, command_bench, command_help;
 
 #endif

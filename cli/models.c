@@ -12,8 +12,11 @@ const char *const recipe_choices[] = {"default", "original", NULL};
 
 int load_model(const model_choice *choice, dlm_model **model) {
     dlm_error err = {0};
-    if (dlm_model_load(choice->path, &choice->options, model, &err) != DLM_OK) return fail_with(&err);
-    return EXIT_DONE;
+    dlm_model_options options = choice->options;
+    options.progress = draw_progress;
+    const dlm_status status = dlm_model_load(choice->path, &options, model, &err);
+    clear_status();
+    return status == DLM_OK ? EXIT_DONE : fail_with(&err);
 }
 
 const char *precision_name(dlm_precision precision) {

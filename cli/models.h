@@ -28,8 +28,10 @@ extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
 #define MODEL_PATH_ROW(settings, at, ...)                                                                   \
     OPTION_INNER_ROW(settings, at, model_choice, path, .name = "model", .letter = 'm', .kind = OPTION_TEXT, \
                      .argument = "MODEL", .required = true, __VA_ARGS__)
-#define MODEL_ROWS(settings, at)                                                                      \
-    MODEL_PATH_ROW(settings, at, .help = "a model folder, a run folder, a .pt or .safetensors file"), \
+#define MODEL_ROWS(settings, at)                                                                          \
+    MODEL_PATH_ROW(settings, at,                                                                          \
+                   .help =                                                                                \
+                       "a model folder, a run folder, a .pt or .safetensors file or a model of the Hub"), \
         MODEL_READING_ROWS(settings, at)
 /* How it is read. */
 #define MODEL_READING_ROWS(settings, at)                                                                \

@@ -56,7 +56,9 @@ DLM_API const char *dlm_version(void);
     X(DLM_UNSUPPORTED, "not supported")                           \
     X(DLM_CANCELLED, "stopped by the caller")                     \
     X(DLM_NOT_FINITE, "a value became infinite or not a number")  \
-    X(DLM_COMPUTE, "a compute primitive failed")
+    X(DLM_COMPUTE, "a compute primitive failed")                  \
+    X(DLM_NETWORK, "a server could not be reached or failed")     \
+    X(DLM_DENIED, "a server refused access")
 
 typedef enum dlm_status {
 #define X(name, text) name,
@@ -211,6 +213,40 @@ DLM_API void dlm_data_close(dlm_data *data);
 DLM_API dlm_data_info dlm_data_describe(const dlm_data *data);
 DLM_API const dlm_tokenizer *dlm_data_tokenizer(const dlm_data *data);
 
+/* ---- the Hugging Face Hub ----------------------------------------------------------------------------- */
+
+typedef enum dlm_repo_kind { DLM_REPO_MODEL, DLM_REPO_DATASET } dlm_repo_kind;
+
+typedef struct dlm_hub_options {
+    dlm_repo_kind kind; /* MODEL */
+    const char
+        *revision; /* NULL: the one behind '@' in the id, or else "main"; a branch, a tag or a commit */
+    dlm_progress progress; /* NULL; each file is a stage by its name, in bytes that are still to come */
+    void *user;
+} dlm_hub_options;
+DLM_API dlm_hub_options dlm_hub_defaults(void);
+
+/* Files in the cache. */
+typedef struct dlm_hub_files {
+    char *folder;    /* of the snapshot, which has the files by their names in the repository */
+    char commit[41]; /* of the repository, 40 hexadecimal digits */
+    size_t n;
+    char **names, **paths; /* (n) */
+} dlm_hub_files;
+/* Downloads n files (0: all) of a repository "org/name", "name" or either with "@revision", all of one
+ * commit, into the cache of the Python library huggingface_hub, where each side finds what the other brought.
+ * What is there is not transferred again; a transfer that broke off goes on where it ended; no file has its
+ * name before its hash (SHA-256, or git's SHA-1) is that of the Hub. Where the Hub cannot be asked, or
+ * refuses, the files as they were last downloaded. Read are the variables HF_ENDPOINT (https, but for an
+ * http:// there), HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE,
+ * HF_HUB_ETAG_TIMEOUT, HF_HUB_DOWNLOAD_TIMEOUT, SSL_CERT_FILE and those of proxies; the token goes to the
+ * endpoint alone. DLM_NETWORK (DLM_IO for a full disk); DLM_DENIED; DLM_NOT_FOUND for repository, revision or
+ * file; DLM_FORMAT for a wrong hash; DLM_CANCELLED. Free with dlm_hub_files_free, also what a failed call
+ * left. */
+DLM_API dlm_status dlm_hub_download(const char *repo, const dlm_hub_options *options,
+                                    const char *const *files, size_t n, dlm_hub_files *got, dlm_error *err);
+DLM_API void dlm_hub_files_free(dlm_hub_files *files);
+
 /* ---- models
  * ----------------------------------------------------------------------------------------------------------
  */
@@ -252,13 +288,17 @@ typedef struct dlm_model_options {
         *tokenizer; /* NULL: the one beside the model, if there is one; else a folder or tokenizer.json */
     int schedule;   /* -1: the model's own; else a dlm_schedule that overrides it */
     size_t heads;   /* 0: as its config says; else the heads of a state dict that comes without config */
+    dlm_progress progress; /* NULL; of a download from the Hub, as in dlm_hub_options */
+    void *user;
 } dlm_model_options;
 DLM_API dlm_model_options dlm_model_defaults(void);
 
 /* From a model folder, a run folder (its newest checkpoint), a .safetensors file with config.json or the
  * metadata key "config", or a checkpoint of torch.save (.pt): {"model", "raw", "config"}, of which "raw" or
  * "config" may be absent, or a state dict alone. Without "config" and config.json its sizes are those of its
- * tensors, and the number of heads is to be given. Nothing in a .pt is executed. */
+ * tensors, and the number of heads is to be given. Nothing in a .pt is executed. Where no such path exists,
+ * the id of a model on the Hub, "org/name" or "name", either with "@revision", which is downloaded as
+ * dlm_hub_download does. */
 DLM_API dlm_status dlm_model_load(const char *path, const dlm_model_options *options, dlm_model **model,
                                   dlm_error *err);
 DLM_API void dlm_model_free(dlm_model *model);

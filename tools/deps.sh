@@ -11,7 +11,9 @@ zstd.h libzstd-dev
 jansson.h libjansson-dev
 xxhash.h libxxhash-dev
 zip.h libzip-dev
-libdeflate.h libdeflate-dev'
+libdeflate.h libdeflate-dev
+curl/curl.h libcurl4-openssl-dev
+openssl/evp.h libssl-dev'
 [ "$BACKEND" = onednn ] && needs="$needs
 oneapi/dnnl/dnnl.h libdnnl-dev"
 case $CC in *clang*) needs="$needs

@@ -1,6 +1,8 @@
 /* Models: loading, and the public view of a loaded model. */
 #include "model/source.h"
 
+#include "format/hub.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -136,12 +138,8 @@ static dlm_status load_files(dlm_model *model, const char *path, const dlm_model
     return status;
 }
 
-static dlm_status load(const char *path, const dlm_model_options *options, bool with_values,
-                       dlm_model **model, dlm_error *err) {
-    dlm_model_options defaults = dlm_model_defaults();
-    if (options == NULL) options = &defaults;
-    *model = NULL;
-    DLM_TRY(check_options(options, err));
+static dlm_status load_path(const char *path, const dlm_model_options *options, bool with_values,
+                            dlm_model **model, dlm_error *err) {
     dlm_model *made = dlm__calloc(1, sizeof *made);
     if (made == NULL) return dlm__fail_memory(err, path, sizeof *made);
     const dlm_status status = load_files(made, path, options, with_values, err);
@@ -151,6 +149,22 @@ static dlm_status load(const char *path, const dlm_model_options *options, bool 
     }
     *model = made;
     return DLM_OK;
+}
+
+/* A path that exists wins over a model of the Hub by the same name. */
+static dlm_status load(const char *path, const dlm_model_options *options, bool with_values,
+                       dlm_model **model, dlm_error *err) {
+    dlm_model_options defaults = dlm_model_defaults();
+    if (options == NULL) options = &defaults;
+    *model = NULL;
+    DLM_TRY(check_options(options, err));
+    if (!dlm__hub_is_model(path)) return load_path(path, options, with_values, model, err);
+    char *folder;
+    DLM_TRY(dlm__hub_model_folder(path, options->weights == DLM_WEIGHTS_RAW, options->progress, options->user,
+                                  &folder, err));
+    const dlm_status status = load_path(folder, options, with_values, model, err);
+    free(folder);
+    return status;
 }
 
 dlm_status dlm_model_load(const char *path, const dlm_model_options *options, dlm_model **model,
