@@ -76,6 +76,16 @@ static size_t texts_at_once(const draft_choice *draft, const writer *to) {
     return to->shown != NULL || n == 0 ? 1 : n;
 }
 
+/* A dlm_progress that draws nothing. */
+static bool is_stopped(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
+    (void)user;
+    (void)stage;
+    (void)done;
+    (void)total;
+    (void)seconds;
+    return stop_signal() != 0;
+}
+
 static int write_texts(writer *to, const dlm_template *draft, const dlm_fill_options *fill, size_t n,
                        dlm_filled *filled, size_t *lengths) {
     dlm_error err = {0};
@@ -104,6 +114,7 @@ static int generate(const generate_settings *settings, dlm_sample_options sample
     fill.tries = settings->draft.tries;
     fill.context = settings->draft.context;
     fill.at_once = to->shown != NULL;
+    fill.progress = is_stopped;
     const size_t at_once = texts_at_once(&settings->draft, to);
     dlm_filled *filled = calloc(at_once, sizeof *filled);
     size_t *lengths = calloc(at_once, sizeof *lengths);

@@ -394,10 +394,12 @@ typedef struct dlm_sample_options {
     size_t top_k;              /* 0: off; else only the k most probable tokens are drawn, renormalised; */
     double top_p;              /* 1: off; of these the fewest that have this share of their probability; */
     double min_p;              /* 0: off; of these the ones at least this times as probable as the first */
-    double repetition_penalty; /* 1: off; logits of tokens that the sequence has are divided by it where
-                                  positive, multiplied where negative (Keskar et al., CTRL, 2019) */
+    double repetition_penalty; /* 1: off; logits of tokens that the sequence has, special ones excepted, are
+                                  divided by it where positive, multiplied where negative (Keskar et al.,
+                                  CTRL, 2019) */
     double guidance;           /* 0: off; w adds w times the logits' difference from those with the fixed
-                                  positions masked (classifier-free guidance), in a second pass each */
+                                  positions masked (classifier-free guidance; Nie et al. 2025), in a second
+                                  pass each; DLM_ARGUMENT where nothing is fixed */
     const int32_t *banned;     /* (banned_n) ids never drawn, besides [MASK], [PAD] and [UNK] */
     size_t banned_n;
     dlm_allow_callback allow; /* NULL */
@@ -427,7 +429,9 @@ DLM_API dlm_sample_options dlm_sample_defaults(void);
  * positions that are given for good; every other position may be remasked by the corrector once committed,
  * and a token given there has confidence 0, so that the corrector takes it first. Sample b draws from (seed,
  * first + b) alone. confidence (T) may be NULL. *forwards (may be NULL) gets the number of passes. Never
- * yields [MASK], [PAD] or [UNK]. */
+ * yields [MASK], [PAD] or [UNK]. DLM_ARGUMENT: options that are out of range or exclude each other
+ * (docs/sampling.md), a length that is not from 1 to max_seq_len, an id outside the vocabulary, a position
+ * without an allowed token; DLM_NOT_FINITE: probabilities that are none. ids are as far as they came then. */
 DLM_API dlm_status dlm_sample(const dlm_model *model, const dlm_sample_options *options, size_t first,
                               size_t n, const size_t *lengths, int32_t *ids, const uint8_t *fixed,
                               float *confidence, size_t *forwards, dlm_error *err);
@@ -495,10 +499,12 @@ typedef struct dlm_blank {
 
 /* Text (UTF-8) with masks in it: [MASK] is a blank of one token, [MASK:8] of 8, [MASK:20-60] of any number
  * between. DLM_ARGUMENT, by the place in bytes: a malformed mask, none, a special token, more tokens than the
- * model takes. model is borrowed. */
+ * model takes, empty text, a model without a tokenizer; DLM_FORMAT: not UTF-8. model is borrowed and has to
+ * outlive *parsed, which dlm_template_free frees. */
 DLM_API dlm_status dlm_template_parse(const dlm_model *model, const char *text, size_t bytes,
                                       dlm_template **parsed, dlm_error *err);
-/* A prompt (or NULL), a blank of any number of tokens, a suffix (or NULL). [MASK] in them is plain text. */
+/* A prompt (or NULL), a blank of any number of tokens, a suffix (or NULL). [MASK] in them is plain text. As
+ * dlm_template_parse; how long it may be is up to what fills it. */
 DLM_API dlm_status dlm_template_around(const dlm_model *model, const char *prompt, size_t prompt_bytes,
                                        const char *suffix, size_t suffix_bytes, dlm_template **made,
                                        dlm_error *err);
@@ -530,6 +536,8 @@ typedef struct dlm_fill_options {
                        more than half of that */
     size_t context; /* 0: half of max_seq_len, for dlm_sample_blocks */
     size_t at_once; /* 0: all candidates of the call are sampled together; else at most so many */
+    dlm_progress progress; /* NULL; while candidates are scored: stage "choose", in forward passes */
+    void *progress_user;
 } dlm_fill_options;
 DLM_API dlm_fill_options dlm_fill_defaults(void);
 

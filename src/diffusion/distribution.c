@@ -162,7 +162,7 @@ static void weigh(size_t n, const float *p, int shift, uint32_t prefix, bool by_
 
 /* The values of p whose bits begin with `prefix`, in their order, if there is room for them; returns how
  * many, or SIZE_MAX. few may be p. */
-enum { FEW = 2048 };
+enum { FEW = 4096 };
 
 static size_t take_bucket(size_t n, const float *p, int shift, uint32_t prefix, float few[FEW]) {
     size_t taken = 0;

@@ -1,8 +1,6 @@
 /* NELBO of single sequences. */
 #include "diffusion/nelbo.h"
 
-#include "diffusion/masked_score.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,8 +185,8 @@ static dlm_status measure(const dlm_model *model, const dlm_mask_draws *draws, b
     return dlm__masked_score_flush(score, err);
 }
 
-dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
-                      const size_t *lengths, const size_t *streams, const int32_t *ids, double *nats,
+dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, const dlm_nelbo_run *run,
+                      size_t n, const size_t *lengths, const int32_t *ids, double *nats,
                       double *standard_errors, dlm_error *err) {
     gathered g = {.nats = nats, .errors = standard_errors, .exact = options->exact};
     size_t longest, total; /* positions of a sequence, and of all with all their masks */
@@ -203,14 +201,16 @@ dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, 
                                   .longest = longest,
                                   .all = total,
                                   .take = take,
-                                  .user = &g};
+                                  .user = &g,
+                                  .after_pass = run->after_pass,
+                                  .pass_user = run->pass_user};
     dlm_masked_score *score = NULL;
     dlm_status status = g.means != NULL && masked != NULL && order != NULL
                             ? dlm__compute_create(NULL, &scoring.compute, err)
                             : dlm__fail_memory(err, "a NELBO", longest * (sizeof *masked + sizeof *order));
     if (status == DLM_OK) status = dlm__masked_score_create(&scoring, &score, err);
     if (status == DLM_OK)
-        status = measure(model, &g.draws, g.exact, n, lengths, streams, ids, score, masked, order, err);
+        status = measure(model, &g.draws, g.exact, n, lengths, run->streams, ids, score, masked, order, err);
     dlm__masked_score_free(score);
     dlm__compute_free(scoring.compute);
     free(g.means);
@@ -222,5 +222,6 @@ dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, 
 dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                      const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
                      dlm_error *err) {
-    return dlm__nelbo(model, options, n, lengths, NULL, ids, nats, standard_errors, err);
+    const dlm_nelbo_run run = {0};
+    return dlm__nelbo(model, options, &run, n, lengths, ids, nats, standard_errors, err);
 }

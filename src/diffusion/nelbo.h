@@ -2,6 +2,7 @@
 #ifndef DLM_NELBO_H
 #define DLM_NELBO_H
 
+#include "diffusion/masked_score.h"
 #include "diffusion/masks.h"
 
 #define DLM_NELBO_EXACT_LIMIT ((size_t)20) /* positions */
@@ -20,9 +21,14 @@ dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dl
                             int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err);
 
 /* dlm_nelbo, in which sequence b gets the masks that sequence streams[b] would (NULL: its own); equal streams
- * and lengths, equal masks. */
-dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
-                      const size_t *lengths, const size_t *streams, const int32_t *ids, double *nats,
+ * and lengths, equal masks. after_pass may be NULL. */
+typedef struct dlm_nelbo_run {
+    const size_t *streams; /* (n) */
+    dlm_pass_callback after_pass;
+    void *pass_user;
+} dlm_nelbo_run;
+dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, const dlm_nelbo_run *run,
+                      size_t n, const size_t *lengths, const int32_t *ids, double *nats,
                       double *standard_errors, dlm_error *err);
 
 /* Standard error of the mean of n values, one from each of n strata in their order; not a number for n < 2.

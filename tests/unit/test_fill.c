@@ -104,7 +104,14 @@ TEST(the_best_candidate_is_kept) {
     dlm_model_free(model);
 }
 
-/* Scoring is part of the time allowed: far more masks are asked for than there is time for. */
+static bool take_long(void *user, const dlm_sample_step *step) {
+    (void)user;
+    (void)step;
+    for (const double start = dlm__seconds(); dlm__seconds() - start < 0.02;) continue;
+    return false;
+}
+
+/* Sampling and scoring share the time allowed: all steps would take seven seconds, all masks more. */
 TEST(the_time_is_enough_for_the_choice_too) {
     enum { N = 2, DRAWS = 200000 };
     dlm_model *model = make(0.3);
@@ -113,13 +120,15 @@ TEST(the_time_is_enough_for_the_choice_too) {
     options.length = 60;
     options.tries = 3;
     options.draws = DRAWS;
+    options.at_once = 1;
     options.sample.max_seconds = 0.2;
+    options.sample.on_step = take_long;
     dlm_filled filled[N];
     int32_t *ids;
     dlm_error err;
     const double started = dlm__seconds();
     REQUIRE_OK(dlm_fill(model, NULL, &options, 0, N, filled, &ids, NULL, &err), &err);
-    CHECK(dlm__seconds() - started < 3); /* of a loaded machine; all the masks take over ten times as long */
+    CHECK(dlm__seconds() - started < 4); /* of a loaded machine */
     for (size_t b = 0; b < N; b++) CHECK(isfinite(filled[b].nats_per_token));
     for (size_t i = 0; i < (size_t)(N * 60); i++) CHECK(ids[i] != 2);
     dlm_free(ids);
@@ -320,6 +329,33 @@ TEST(the_callers_own_callback_is_asked_too) {
     CHECK_INT_EQ(filled.length, 8);
     dlm_free(ids);
     dlm_template_free(text);
+    dlm_model_free(model);
+}
+
+/* Stops at the third report. */
+static bool stop_soon(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
+    size_t *reports = user;
+    CHECK_STR_EQ(stage, "choose");
+    CHECK(done > *reports && total == 0 && seconds >= 0);
+    return ++*reports == 3;
+}
+
+TEST(the_choice_can_be_stopped) {
+    dlm_model *model = make(0.3);
+    REQUIRE(model != NULL);
+    dlm_fill_options options = dlm_fill_defaults();
+    dlm_filled filled[1];
+    int32_t *ids = NULL;
+    size_t reports = 0;
+    dlm_error err;
+    options.length = 60;
+    options.tries = 2;
+    options.draws = 200000;
+    options.progress = stop_soon;
+    options.progress_user = &reports;
+    CHECK_INT_EQ(dlm_fill(model, NULL, &options, 0, 1, filled, &ids, NULL, &err), DLM_CANCELLED);
+    CHECK_INT_EQ(reports, 3);
+    CHECK(ids == NULL);
     dlm_model_free(model);
 }
 

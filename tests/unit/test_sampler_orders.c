@@ -1,6 +1,6 @@
 /* Orders, truncation and whatever else shapes what is drawn, against exact laws: the tables of the enumerable
  * model are made here from its logits, and all runs of the sampler followed through them. */
-#include "sampling_fixture.h"
+#include "template_fixture.h"
 
 #include "diffusion/process.h"
 
@@ -274,6 +274,49 @@ TEST(law_of_bans_penalty_and_allowed_tokens) {
         if (plan >= 2) options.repetition_penalty = plan == 2 ? 1.8 : 0.6;
         check_context("plan %zu", plan);
         check_options_law(model, &options, all_masked, none_fixed);
+    }
+    dlm_model_free(model);
+}
+
+/* Of two tokens. */
+static void allow_two(void *user, size_t sequence, size_t position, const int32_t *ids, uint8_t *allowed) {
+    const int32_t *two = user;
+    (void)sequence;
+    (void)position;
+    (void)ids;
+    memset(allowed, 0, 268);
+    allowed[two[0]] = allowed[two[1]] = 1;
+}
+
+/* A text may end in many end tokens: the penalty leaves them alone, and takes every other token that is
+ * there.
+ */
+TEST(the_penalty_exempts_the_end_token) {
+    enum { V = 268, END = 3, WORD = 50 };
+    dlm_model *model = model_with_tokenizer("exhausted", 8, true, 0.3, NULL);
+    REQUIRE(model != NULL);
+    REQUIRE(dlm_model_config(model)->vocab_size == V);
+    for (int32_t present = END; present <= WORD; present += WORD - END) {
+        static float logits[2 * V];
+        const size_t L = 2;
+        const float t = 0;
+        int32_t two[2] = {present, -1}, ids[2] = {present, 2};
+        const uint8_t fixed[2] = {1, 0};
+        dlm_error err;
+        REQUIRE_OK(dlm_model_logits(model, ids, &L, 1, &t, logits, &err), &err);
+        const float *x = logits + V;
+        /* A token that comes after it, but before it where that is penalised. */
+        const float penalised = x[present] > 0 ? x[present] / 1000 : x[present] * 1000;
+        for (int32_t i = 4; i < V; i++)
+            if (i != present && x[i] < x[present] && x[i] > penalised) two[1] = i;
+        REQUIRE(two[1] >= 0);
+        dlm_sample_options options = dlm_sample_defaults();
+        options.temperature = 0;
+        options.repetition_penalty = 1000;
+        options.allow = allow_two;
+        options.allow_user = two;
+        REQUIRE_OK(dlm_sample(model, &options, 0, 1, &L, ids, fixed, NULL, NULL, &err), &err);
+        CHECK_INT_EQ(ids[1], present == END ? END : two[1]);
     }
     dlm_model_free(model);
 }

@@ -399,14 +399,14 @@ static bool record_hits(void *user, const dlm_sample_step *step) {
     return false;
 }
 
-/* Hitting times of three positions: the largest of three uniform shares, then of the two below it, then of
- * one. */
-TEST(hitting_times_have_their_law) {
+/* The first `given` positions are fixed. */
+static void check_hits(const dlm_model *model, size_t given) {
     static hits h;
-    int32_t ids[MANY * TINY_L];
+    static uint8_t fixed[MANY * TINY_L];
+    static int32_t ids[MANY * TINY_L];
+    const size_t n = TINY_L - given;
+    const double start = (double)n / TINY_L;
     size_t lengths[MANY];
-    dlm_model *model = tiny_model(DLM_TIME_ADALN, DLM_SCHEDULE_COSINE);
-    REQUIRE(model != NULL);
     dlm_sample_options options = dlm_sample_defaults();
     options.order = DLM_ORDER_FIRST_HITTING;
     options.temperature = 1;
@@ -414,25 +414,36 @@ TEST(hitting_times_have_their_law) {
     options.user = &h;
     h.model = model;
     for (size_t b = 0; b < MANY; b++) lengths[b] = TINY_L;
-    for (size_t p = 0; p < MANY * TINY_L; p++) ids[p] = model->mask_id;
+    for (size_t p = 0; p < MANY * TINY_L; p++) {
+        fixed[p] = p % TINY_L < given;
+        ids[p] = fixed[p] ? TINY_FIRST : model->mask_id;
+    }
     dlm_error err;
-    REQUIRE_OK(dlm_sample(model, &options, 0, MANY, lengths, ids, NULL, NULL, NULL, &err), &err);
+    CHECK_OK(dlm_sample(model, &options, 0, MANY, lengths, ids, fixed, NULL, NULL, &err), &err);
     /* u = (ratio)^n is uniform: Kolmogorov's distance of the 600 values, 1.95/sqrt(600) at 0.1 %. */
-    for (size_t step = 0; step < TINY_L; step++) {
-        double distance = 0;
+    for (size_t step = 0; step < n; step++) {
+        double distance = 0, u[MANY];
+        check_context("%zu given, hit %zu", given, step);
         for (size_t b = 0; b < MANY; b++) {
-            const double at =
-                pow(h.shares[b][step] / (step == 0 ? 1 : h.shares[b][step - 1]), (double)(TINY_L - step));
-            size_t below = 0;
-            CHECK(at <= 1 + 1e-9);
-            for (size_t c = 0; c < MANY; c++)
-                below += pow(h.shares[c][step] / (step == 0 ? 1 : h.shares[c][step - 1]),
-                             (double)(TINY_L - step)) <= at;
-            distance = fmax(distance, fabs((double)below / MANY - at));
+            u[b] = pow(h.shares[b][step] / (step == 0 ? start : h.shares[b][step - 1]), (double)(n - step));
+            CHECK(u[b] <= 1 + 1e-9);
         }
-        check_context("hit %zu", step);
+        for (size_t b = 0; b < MANY; b++) {
+            size_t below = 0;
+            for (size_t c = 0; c < MANY; c++) below += u[c] <= u[b];
+            distance = fmax(distance, fabs((double)below / MANY - u[b]));
+        }
         CHECK(distance < 1.95 / sqrt(MANY) + 2.0 / MANY);
     }
+}
+
+/* Hitting times of three positions: the largest of three uniform shares, then of the two below it, then of
+ * one. With one of them given it is two shares of two thirds. */
+TEST(hitting_times_have_their_law) {
+    dlm_model *model = tiny_model(DLM_TIME_ADALN, DLM_SCHEDULE_COSINE);
+    REQUIRE(model != NULL);
+    check_hits(model, 0);
+    check_hits(model, 1);
     dlm_model_free(model);
 }
 
