@@ -381,7 +381,7 @@ static const char *bare_file(const dlm_model *model) {
 static dlm_model *random_model(dlm_time time, double mlp_ratio) {
     const dlm_config config = {.vocab_size = 11,
                                .max_seq_len = 5,
-                               .hidden_size = 6,
+                               .hidden_size = 21,
                                .depth = 2,
                                .num_heads = 3,
                                .mlp_ratio = mlp_ratio,
@@ -396,7 +396,7 @@ static dlm_model *random_model(dlm_time time, double mlp_ratio) {
 }
 
 TEST(sizes_from_tensors) {
-    dlm_model *model = random_model(DLM_TIME_ADALN, 17.0 / 6), *again = NULL;
+    dlm_model *model = random_model(DLM_TIME_ADALN, 51.5 / 21), *again = NULL;
     REQUIRE(model != NULL);
     const char *path = bare_file(model);
     dlm_model_options options = dlm_model_defaults();
@@ -415,7 +415,7 @@ TEST(sizes_from_tensors) {
         CHECK_INT_EQ(config->max_seq_len, 5);
         CHECK_INT_EQ(config->depth, 2);
         CHECK_INT_EQ(config->num_heads, 3);
-        CHECK_INT_EQ(dlm__config_hidden(config), 17);
+        CHECK_INT_EQ(dlm__config_hidden(config), 51);
         CHECK(config->padded && config->recipe == DLM_RECIPE_ORIGINAL);
     }
     dlm_model_free(again);
