@@ -2,6 +2,7 @@
 #include "terminal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <math.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -82,11 +83,19 @@ int fail_in_options(const dlm_error *err) {
     return status == EXIT_FAILED && err->status == DLM_ARGUMENT ? EXIT_USAGE : status;
 }
 
+/* Has the reader of standard output left? Asked where an earlier write failed, whose reason the C library
+ * does not keep. */
+static bool reader_left(void) {
+    struct pollfd output = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    return poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
+}
+
 int flush_output(void) {
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_DONE;
-    if (errno == EPIPE) return EXIT_FAILED;
-    return fail("standard output: %s", errno != 0 ? strerror(errno) : "writing failed");
+    const int code = errno;
+    if (code == EPIPE || (code == 0 && reader_left())) return EXIT_FAILED;
+    return fail("standard output: %s", code != 0 ? strerror(code) : "writing failed");
 }
 
 /* ---- signals ------------------------------------------------------------------------------------------ */

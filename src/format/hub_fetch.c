@@ -206,7 +206,7 @@ static dlm_status ask_again(fetch *job, dlm_error *err) {
     return dlm__fail(err, DLM_NETWORK, "%s changed on the server meanwhile; try again", job->file);
 }
 
-/* All bytes, in as many requests as it takes: as long as bytes come, and then TRIES times more. */
+/* All bytes, in as many requests as it takes: until TRIES in a row have brought nothing. */
 static dlm_status transfer_all(transfer *state, dlm_error *err) {
     fetch *job = state->job;
     dlm_error last = {0};
@@ -221,7 +221,8 @@ static dlm_status transfer_all(transfer *state, dlm_error *err) {
             if (err != NULL) *err = last;
             return status;
         }
-        if (state->have > before) tries = 0;
+        if (state->have > before) tries = -1;
+        if (tries + 1 == TRIES) break;
         pause = state->have > before ? 0.2 : 2 * pause;
         if (dlm__hub_pause(job->client, pause))
             return dlm__fail(err, DLM_CANCELLED, "%s: stopped", job->file);

@@ -142,9 +142,13 @@ TEST(failures_exit_1) {
 TEST(output_that_cannot_be_written) {
     char line[500];
     const char *said = path_in(temporary_dir(), "said");
-    (void)snprintf(line, sizeof line, "%s help --man > /dev/full 2> %s", program_path(), said);
+    (void)snprintf(line, sizeof line, "%s --version > /dev/full 2> %s", program_path(), said);
     CHECK_INT_EQ(system(line), 1 << 8);
     CHECK_STR_EQ(read_text(said, NULL), "diffusionlm: standard output: No space left on device\n");
+    /* Of longer output the C library may have forgotten the reason by the end. */
+    (void)snprintf(line, sizeof line, "%s help --man > /dev/full 2> %s", program_path(), said);
+    CHECK_INT_EQ(system(line), 1 << 8);
+    CHECK(strncmp(read_text(said, NULL), "diffusionlm: standard output: ", 30) == 0);
     (void)snprintf(line, sizeof line, "(%s help --man; echo $? >&2) 2> %s | head -c 1 > /dev/null",
                    program_path(), said);
     CHECK_INT_EQ(system(line), 0);
