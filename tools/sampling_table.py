@@ -84,7 +84,7 @@ def likelihood(arguments, options, steps):
     if "--order" in options:
         command += ["--orders", options[options.index("--order") + 1]]
     else:
-        command += options
+        command += ["--orders", "none", *options]
     if steps is not None:
         command += ["--steps", str(steps)]
     lines = json_lines(run(command))
@@ -131,7 +131,7 @@ def main():
                 continue
             steps = budgets if stepped else [None]
             if label.startswith(REMASKED):
-                steps = [budget for budget in budgets if budget >= 32] + [4 * budgets[-1]]
+                steps = [budgets[-1], 4 * budgets[-1]]
             for budget in steps:
                 counted, cells = row(arguments, label, options, exact, budget, folder)
                 print("| " + " | ".join(cells) + " |", flush=True)
