@@ -343,7 +343,7 @@ TEST(law_of_first_hitting) {
 /* Of a model that is told the time, many steps of ancestral give the same law: the texts of both, counted,
  * differ by no more than two samples of one law (chi-squared of two samples). */
 TEST(first_hitting_is_the_limit_of_ancestral) {
-    enum { N = 8000 };
+    enum { N = 4000 };
     for (int schedule = 0; schedule < 2; schedule++) {
         dlm_model *model = random_model(TINY_V, TINY_L, DLM_TIME_ADALN, (dlm_schedule)schedule, 0.35, NULL);
         REQUIRE(model != NULL);
@@ -353,7 +353,7 @@ TEST(first_hitting_is_the_limit_of_ancestral) {
         options.order = DLM_ORDER_FIRST_HITTING;
         count_texts(model, &options, all_masked, none_fixed, N, hits, NULL);
         options.order = DLM_ORDER_ANCESTRAL;
-        options.steps = 3000; /* a step turns the time's fastest angle by 1/3 */
+        options.steps = 1500; /* a step turns the time's fastest angle by 2/3 */
         options.seed = 5;
         count_texts(model, &options, all_masked, none_fixed, N, steps, NULL);
         double chi = 0, df = -1;
