@@ -109,6 +109,11 @@ ifneq ($(PROGRAM),)
 	@ln -sfn $(PROGRAM:build/%=%) build/diffusionlm
 endif
 
+# What a program outside the tree is linked with: the library, the command beside it, then flags.
+.PHONY: link-flags
+link-flags:
+	@echo '$(STATIC) $(PROGRAM) $(LDFLAGS_ALL) $(LDLIBS)'
+
 # What the objects were compiled with; changes only when that does, and then all of them are made again.
 FLAGS_FILE := $(OUT)/flags
 FLAGS_TEXT := $(CC) $(CFLAGS_ALL) $(foreach isa,$(ISAS),$(ISA_FLAGS_$(isa)))
