@@ -211,6 +211,11 @@ asan:
 test-oracles: all $(GOLDEN_STAMP)
 	@$(TEST_ENVIRONMENT) tests/oracle/run.sh
 
+# The Python package: built, installed in build/venv, and tested there; its form is checked too (ruff, mypy).
+.PHONY: test-python
+test-python: all $(GOLDEN_STAMP)
+	@$(TEST_ENVIRONMENT) python/tests/run.sh
+
 # Fuzzing with new inputs, for FUZZ_SECONDS each; `make test` only replays the corpus.
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz fuzz-run
@@ -293,6 +298,7 @@ help:
 	@echo 'make story         train a small model for some minutes and let it write a story'
 	@echo 'make test          every test that needs neither Python nor network; GOLDEN=DIR: on other fixtures'
 	@echo 'make test-oracles  the program held against PyTorch and Hugging Face (installs them to build/venv)'
+	@echo 'make test-python   the Python package, built and installed in build/venv'
 	@echo 'make asan          make test under the address and undefined-behaviour sanitizers'
 	@echo 'make fuzz          fuzz each parser for FUZZ_SECONDS (needs clang)'
 	@echo 'make tidy format format-check   clang-tidy, clang-format'
