@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import threading
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -146,14 +147,17 @@ class Options:
         self._kept.append(value)
         return value
 
-    def set_ids(self, name: str, count: str, values: ArrayLike | None) -> None:
+    def set_ids(self, name: str, count: str, values: ArrayLike | None, struct: Any = None) -> None:
         """A pointer to ids and how many they are."""
+        struct = self.struct if struct is None else struct
         if values is None:
             return
         ids = as_ids(values, name)
-        setattr(self.struct, name, self.keep(pointer(ids)))
+        if ids.ndim != 1:
+            raise errors.ArgumentError(f"{name} has {ids.ndim} dimensions, and it is a list of ids")
+        setattr(struct, name, self.keep(pointer(ids)))
         self.keep(ids)
-        setattr(self.struct, count, len(ids))
+        setattr(struct, count, len(ids))
 
     def watch(self, watch: Watch, struct: Any = None) -> None:
         """Progress goes to watch."""
@@ -215,6 +219,27 @@ def as_ids(values: ArrayLike, what: str = "ids") -> Ids:
         if low < -(2**31) or high >= 2**31:
             raise errors.ArgumentError(f"{what} are from {low} to {high}, which do not fit 32 bits")
     return np.ascontiguousarray(array, np.int32)
+
+
+class _Borrowed:
+    """Memory that belongs to another object, as numpy takes it; keeps that object alive."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any, writeable: bool) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "data": (address, not writeable),
+            "shape": shape,
+            "typestr": dtype.str,
+            "version": 3,
+        }
+
+
+def view_of(
+    memory: Any, size: int, dtype: np.dtype[Any], owner: Any = None, *, writeable: bool = False
+) -> NDArray[Any]:
+    """An array of `size` bytes at `memory`, which belongs to owner, without a copy. Views of it share its base."""
+    address = int(ffi.cast("uintptr_t", memory))
+    return np.asarray(_Borrowed(address, (size // dtype.itemsize,), dtype, owner, writeable))
 
 
 class Packed:
@@ -342,6 +367,15 @@ def set_threads(n: int = 0) -> None:
     if n < 0:
         raise errors.ArgumentError(f"threads are {n}, and cannot be fewer than 0")
     lib.dlm_set_threads(n)
+    _of_this_thread.threads = n
+
+
+_of_this_thread = threading.local()
+
+
+def threads() -> int:
+    """What set_threads was last told in this Python thread, or 0."""
+    return getattr(_of_this_thread, "threads", 0)
 
 
 def instruction_set() -> str:

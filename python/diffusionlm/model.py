@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import sampling, stream, templates
 from ._library import (
     Options,
     Packed,
@@ -24,6 +25,7 @@ from ._library import (
     structure,
     text_of,
     to_enum,
+    view_of,
 )
 from .tokenizer import Tokenizer
 
@@ -79,25 +81,6 @@ class Parameters(Mapping[str, NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._index)
-
-
-class _Borrowed:
-    """Memory that belongs to another object, as numpy takes it; keeps that object alive."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> None:
-        self.owner = owner
-        self.__array_interface__ = {
-            "data": (address, True),
-            "shape": shape,
-            "typestr": dtype.str,
-            "version": 3,
-        }
-
-
-def view_of(memory: Any, size: int, dtype: np.dtype[Any], owner: Any) -> NDArray[Any]:
-    """A read-only array of `size` bytes at `memory`, which belongs to owner."""
-    address = int(ffi.cast("uintptr_t", memory))
-    return np.asarray(_Borrowed(address, (size // dtype.itemsize,), dtype, owner))
 
 
 class Model:
@@ -229,8 +212,8 @@ class Model:
     def logits(
         self, ids: Any, times: ArrayLike | None = None, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Logits, float32, of sequences with masks: (B, L, V) of ids (B, L), (L, V) of ids (L), or a list of (L_b, V) of
-        a list of sequences, which go through the model together without padding.
+        """Logits, float32, of sequences with masks: (B, L, V) of ids (B, L), (L, V) of ids (L), or a list of (L_b, V)
+        of a list of sequences, which go through the model together without padding.
 
         times: (B), or one for all, in [0, 1]: how much of each sequence is masked (docs/model.md); a model without
         time conditioning does not read them. out: float32, contiguous, of that many elements; the result is a view of
@@ -261,6 +244,17 @@ class Model:
         if packed.shape is not None:
             return out.reshape(*packed.shape, self._size)
         return packed.split(out.reshape(shape))
+
+    # ---- sampling ----
+
+    masks = sampling.masks
+    sample = sampling.sample
+    sample_blocks = sampling.sample_blocks
+    refine = sampling.refine
+    sample_length = sampling.sample_length
+    sample_text = sampling.sample_text
+    stream = stream.stream
+    fill = templates.fill
 
     # ---- files ----
 
