@@ -53,7 +53,7 @@ enum { MEASUREMENTS = sizeof measurements / sizeof *measurements };
 static int open_model(const bench_settings *settings, dlm_model **model) {
     if (settings->model.path != NULL) return load_model(&settings->model, model);
     dlm_train_options train = dlm_train_defaults(DLM_RECIPE_DEFAULT);
-    use_preset(settings->preset, &train);
+    (void)dlm_train_preset((dlm_preset)settings->preset, &train, NULL);
     const dlm_config config = {.vocab_size = PRESET_VOCABULARY,
                                .max_seq_len = train.seq_len,
                                .hidden_size = train.hidden_size,

@@ -7,7 +7,6 @@
 #include "texts.h"
 #include "json.h"
 #include "prepare.h"
-#include "run_text.h"
 #include "terminal.h"
 
 #include "diffusionlm.h"
@@ -52,6 +51,10 @@ static bool run_has(const train_settings *settings, const char *name) {
     return there;
 }
 
+static void choose_preset(const train_settings *all, dlm_train_options *train) {
+    if (all->preset >= 0) (void)dlm_train_preset((dlm_preset)all->preset, train, NULL);
+}
+
 /* The defaults of a run: what it was begun with, or what the recipe and the preset say. */
 static dlm_train_options defaults_of_run(train_settings *all) {
     dlm_train_options train;
@@ -61,13 +64,13 @@ static dlm_train_options defaults_of_run(train_settings *all) {
         all->shared.kept = paths;
         all->recipe = train.recipe;
         all->recall.status = DLM_OK;
-        if (all->preset >= 0) use_preset(all->preset, &train); /* another one is refused by name */
+        choose_preset(all, &train); /* another one is refused by name */
         /* A run that was moved has its own data with it still. */
         if (train.data != NULL && !exists(train.data) && run_has(all, "data")) train.data = NULL;
         return train;
     }
     train = dlm_train_defaults(all->train.recipe);
-    if (all->preset >= 0) use_preset(all->preset, &train);
+    choose_preset(all, &train);
     return train;
 }
 
@@ -159,15 +162,12 @@ static const option options[] = {
                .help = "at the end print what was reached as JSON"),
     {0}};
 
-/* Is RUN only what text files were made into before it was stopped? Then there is nothing to go on with but
- * that. */
-static bool only_prepared(const train_settings *settings) {
-    return !run_has(settings, "log.csv") && !run_has(settings, "checkpoints") &&
-           (run_has(settings, RUN_TEXT_FILE) || run_has(settings, "tokenizer") || run_has(settings, "data"));
-}
-
+/* What a run has in it, its text files' at least. */
 static bool is_run(const train_settings *settings) {
-    return run_has(settings, "log.csv") || run_has(settings, "checkpoints") || only_prepared(settings);
+    static const char *const names[] = {"log.csv", "checkpoints", "text.json", "tokenizer", "data"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (run_has(settings, names[i])) return true;
+    return false;
 }
 
 static int check_usage(const train_settings *settings) {
@@ -193,148 +193,41 @@ static int check_usage(const train_settings *settings) {
     return EXIT_USAGE;
 }
 
-/* ---- from text files: tokenizer and shards, each whole or absent -------------------------------------- */
-
-/* More text fills more tokens with enough occurrences to learn from. Compressed text is about three times as
- * long as its file. */
-static size_t choose_vocab_size(const char *const *paths, size_t n) {
-    double bytes = 0;
-    for (size_t i = 0; i < n; i++) {
-        struct stat facts;
-        const char *dot = strrchr(paths[i], '.');
-        bool compressed = dot != NULL && (strcmp(dot, ".zst") == 0 || strcmp(dot, ".gz") == 0);
-        if (stat(paths[i], &facts) == 0) bytes += (double)facts.st_size * (compressed ? 3 : 1);
-    }
-    return bytes < 2e6 ? 1024 : bytes < 8e6 ? 2048 : bytes < 64e6 ? 4096 : 8192;
-}
-
-static size_t vocab_size_of(const train_settings *settings) {
-    if (settings->vocab_size > 0) return settings->vocab_size;
-    return choose_vocab_size(settings->shared.operands, settings->shared.n_operands);
-}
-
-static int train_tokenizer(const train_settings *settings, const char *dir, dlm_tokenizer **tokenizer) {
-    dlm_documents *documents;
-    int status =
-        open_documents(settings->shared.operands, settings->shared.n_operands, &settings->text, &documents);
-    if (status != EXIT_DONE) return status;
-    dlm_bpe_options bpe = dlm_bpe_defaults();
-    bpe.vocab_size = vocab_size_of(settings);
-    bpe.progress = draw_progress;
-    dlm_error err = {0};
-    dlm_status made = dlm_tokenizer_train(documents, &bpe, tokenizer, &err);
-    dlm_documents_close(documents);
-    if (made == DLM_OK) made = dlm_tokenizer_save(*tokenizer, dir, &err);
-    if (made != DLM_OK) return fail_with(&err);
-    say("%s: %zu tokens", dir, dlm_tokenizer_describe(*tokenizer).vocab_size);
-    return EXIT_DONE;
-}
-
-/* The tokenizer named, the one in RUN from an earlier call, or a new one. */
-static int get_tokenizer(const train_settings *settings, dlm_tokenizer **tokenizer) {
-    char *dir = join(settings->train.run, "tokenizer"),
-         *file = dir == NULL ? NULL : join(dir, "tokenizer.json");
-    int status = file == NULL ? EXIT_FAILED : EXIT_DONE;
-    dlm_error err = {0};
-    if (status == EXIT_DONE && (settings->tokenizer != NULL || exists(file))) {
-        const char *path = settings->tokenizer != NULL ? settings->tokenizer : file;
-        if (dlm_tokenizer_load(path, tokenizer, &err) != DLM_OK) status = fail_with(&err);
-    } else if (status == EXIT_DONE) {
-        status = train_tokenizer(settings, dir, tokenizer);
-    }
-    free(dir);
-    free(file);
-    return status;
-}
-
-/* What failed before there was a tokenizer leaves nothing behind that would be in the way of the next call.
+/* ---- from text files ------------------------------------------------------------------------------------
  */
-static void unmake_run(const train_settings *settings) {
-    if (run_has(settings, "tokenizer")) return;
-    char *path = join(settings->train.run, RUN_TEXT_FILE);
-    if (path != NULL) (void)unlink(path);
-    free(path);
-    (void)rmdir(settings->train.run);
-}
 
-static int make_run(const char *run) {
-    return make_folders(run) ? EXIT_DONE : fail("%s: %s", run, strerror(errno));
-}
-
-/* The text that the run was begun with is that of the command line, and read as it was, or this is refused.
- * Where there are shards, only what was asked for is looked at: the rest is as it was. */
-static int check_text(const train_settings *settings, bool prepared) {
-    char *path = join(settings->train.run, RUN_TEXT_FILE);
-    if (path == NULL) return EXIT_FAILED;
-    const run_text now = {settings->shared.operands, settings->shared.n_operands, &settings->text,
-                          settings->tokenizer != NULL ? 0 : vocab_size_of(settings)};
-    const bool all = !prepared;
-    const run_text_asked asked = {.format = all || was_given(&command_train, settings, "format"),
-                                  .field = all || was_given(&command_train, settings, "field"),
-                                  .invalid = all || was_given(&command_train, settings, "invalid"),
-                                  .vocab_size = settings->tokenizer == NULL &&
-                                                (all || was_given(&command_train, settings, "vocab-size"))};
-    int status = EXIT_DONE;
-    if (exists(path))
-        status = run_text_same(settings->train.run, path, &now, asked);
-    else if (!prepared)
-        status = run_text_write(path, &now);
-    free(path);
-    return status;
-}
-
-/* RUN/data is there already, with its tokenizer: another one is refused. Where no one wrote down what was
- * asked for, a smaller vocabulary may be all that the text gave. */
-static int keep_data(const train_settings *settings, const char *data) {
-    dlm_tokenizer *there = NULL, *named = NULL;
-    dlm_error err = {0};
-    if (dlm_tokenizer_load(data, &there, &err) != DLM_OK) return fail_with(&err);
-    int status = EXIT_DONE;
-    const size_t tokens = dlm_tokenizer_describe(there).vocab_size;
-    if (settings->tokenizer != NULL && dlm_tokenizer_load(settings->tokenizer, &named, &err) != DLM_OK)
-        status = fail_with(&err);
-    else if (named != NULL && dlm_tokenizer_describe(named).hash != dlm_tokenizer_describe(there).hash)
-        status = fail("%s was made with another tokenizer than %s", data, settings->tokenizer);
-    else if (settings->vocab_size > 0 && settings->vocab_size < tokens)
-        status =
-            fail("%s was made with a vocabulary of %zu tokens, not %zu", data, tokens, settings->vocab_size);
-    else
-        say("%s is there already, with %zu tokens: the text files are not read again", data, tokens);
-    dlm_tokenizer_free(named);
-    dlm_tokenizer_free(there);
-    return status;
+/* Where there are shards, only what was asked for is looked at: the rest is as it was. */
+static dlm_train_text text_of(const train_settings *settings) {
+    dlm_train_text text = dlm_train_text_defaults();
+    text.files = settings->shared.operands;
+    text.n = settings->shared.n_operands;
+    text.text = text_options(&settings->text);
+    text.tokenizer = settings->tokenizer;
+    text.vocab_size = settings->vocab_size;
+    text.seq_len = settings->train.seq_len;
+    text.same_format = was_given(&command_train, settings, "format");
+    text.same_field = was_given(&command_train, settings, "field");
+    text.same_invalid = was_given(&command_train, settings, "invalid");
+    text.same_vocab_size = was_given(&command_train, settings, "vocab-size");
+    text.progress = draw_progress;
+    return text;
 }
 
 /* Makes RUN/data where it is not there yet. */
 static int make_data(const train_settings *settings, const char *data) {
-    if (exists(data)) {
-        if (settings->shared.n_operands == 0) return EXIT_DONE;
-        int same = check_text(settings, true);
-        return same == EXIT_DONE ? keep_data(settings, data) : same;
-    }
-    for (size_t i = 0; i < settings->shared.n_operands; i++)
-        if (strcmp(settings->shared.operands[i], "-") != 0 && access(settings->shared.operands[i], R_OK) != 0)
-            return fail("%s: %s", settings->shared.operands[i], strerror(errno));
-    for (size_t i = 0; i < settings->shared.n_operands && settings->tokenizer == NULL; i++)
-        if (strcmp(settings->shared.operands[i], "-") == 0)
-            return fail("standard input can be read only once, and the tokenizer and the shards both need "
-                        "it; -t names a tokenizer that is there");
-    int status = make_run(settings->train.run);
-    if (status == EXIT_DONE) status = check_text(settings, false);
-    if (status != EXIT_DONE) return status;
-    dlm_tokenizer *tokenizer = NULL;
-    status = get_tokenizer(settings, &tokenizer);
-    if (status == EXIT_DONE) {
-        dlm_prepare_options prepare = dlm_prepare_defaults();
-        prepare.seq_len = settings->train.seq_len;
-        dlm_data_info info;
-        status = prepare_data(settings->shared.operands, settings->shared.n_operands, &settings->text,
-                              tokenizer, data, prepare, &info);
-        if (status == EXIT_DONE) say_data(data, &info);
-    }
-    dlm_tokenizer_free(tokenizer);
-    if (status != EXIT_DONE && stop_signal() == 0) unmake_run(settings);
-    return status;
+    if (settings->shared.n_operands == 0 && exists(data)) return EXIT_DONE;
+    const dlm_train_text text = text_of(settings);
+    dlm_train_made made;
+    dlm_error err = {0};
+    const dlm_status status = dlm_train_prepare(settings->train.run, &text, &made, &err);
+    clear_status();
+    if (status != DLM_OK) return fail_with(&err);
+    if (made.tokenizer) say("%s/tokenizer: %zu tokens", settings->train.run, made.vocab_size);
+    if (made.data)
+        say_data(data, &made.info);
+    else
+        say("%s is there already, with %zu tokens: the text files are not read again", data, made.vocab_size);
+    return EXIT_DONE;
 }
 
 /* ---- the run ------------------------------------------------------------------------------------------- */
@@ -496,7 +389,6 @@ static int train(const train_settings *settings, const char *data) {
     dlm_error err = {0};
     train_options.data = data;
     train_options.seed = settings->shared.seed;
-    train_options.resume = settings->train.resume && !only_prepared(settings);
     if (dlm_trainer_create(&train_options, &run.trainer, &err) != DLM_OK) return fail_with(&err);
     say_start(&run);
     int status = train_to_end(&run);

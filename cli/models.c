@@ -23,12 +23,3 @@ const char *precision_name(dlm_precision precision) {
     static const char *const names[] = {"auto", "f32", "bf16", "int8"};
     return names[precision];
 }
-
-void use_preset(int preset, dlm_train_options *train) {
-    static const struct {
-        size_t hidden_size, depth, num_heads;
-    } presets[] = {{128, 4, 4}, {256, 8, 8}, {768, 12, 12}};
-    train->hidden_size = presets[preset].hidden_size;
-    train->depth = presets[preset].depth;
-    train->num_heads = presets[preset].num_heads;
-}

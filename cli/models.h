@@ -11,7 +11,7 @@ typedef struct model_choice {
     dlm_model_options options;
 } model_choice;
 
-extern const char *const preset_choices[];    /* sizes of models; the number of one goes to use_preset */
+extern const char *const preset_choices[];    /* in the order of dlm_preset */
 extern const char *const weights_choices[];   /* in the order of dlm_weights */
 extern const char *const precision_choices[]; /* in the order of dlm_precision, as far as products go */
 extern const char *const schedule_choices[];  /* in the order of dlm_schedule */
@@ -54,9 +54,6 @@ extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
                          "attention heads of a state dict that comes without config; 0: as the model says")
 
 const char *precision_name(dlm_precision precision);
-
-/* Channels, blocks and heads of a preset. */
-void use_preset(int preset, dlm_train_options *train);
 
 /* Loads it; EXIT_DONE, or said why not. */
 int load_model(const model_choice *choice, dlm_model **model);

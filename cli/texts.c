@@ -17,11 +17,17 @@ const char *const *paths_or_stdin(const common *settings, size_t *n) {
     return settings->n_operands > 0 ? settings->operands : standard_input;
 }
 
+dlm_text_options text_options(const text_choice *choice) {
+    dlm_text_options options = dlm_text_defaults();
+    options.format = (dlm_text_format)choice->format;
+    options.field = choice->field;
+    options.replace_invalid = choice->invalid != 0;
+    return options;
+}
+
 int open_documents(const char *const *paths, size_t n, const text_choice *choice, dlm_documents **documents) {
     dlm_error err = {0};
-    dlm_text_options options = {.format = (dlm_text_format)choice->format,
-                                .field = choice->field,
-                                .replace_invalid = choice->invalid != 0};
+    const dlm_text_options options = text_options(choice);
     if (dlm_documents_open(paths, n, &options, documents, &err) != DLM_OK) return fail_with(&err);
     return EXIT_DONE;
 }

@@ -30,6 +30,7 @@ text_choice text_choice_defaults(void);
 
 /* The operands, or standard input when there are none; *n gets how many. They belong to settings. */
 const char *const *paths_or_stdin(const common *settings, size_t *n);
+dlm_text_options text_options(const text_choice *choice);
 /* Opens n files as documents of that form. EXIT_DONE, or said why not. */
 int open_documents(const char *const *paths, size_t n, const text_choice *choice, dlm_documents **documents);
 

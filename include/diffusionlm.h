@@ -576,7 +576,7 @@ typedef struct dlm_fill_options {
                        more than half of that */
     size_t context; /* 0: half of max_seq_len, for dlm_sample_blocks */
     size_t at_once; /* 0: all candidates of the call are sampled together; else at most so many */
-    dlm_progress progress; /* NULL; while candidates are scored: stage "choose", in forward passes */
+    dlm_progress progress; /* NULL; while candidates are scored: stage "choose", in masks */
     void *progress_user;
 } dlm_fill_options;
 DLM_API dlm_fill_options dlm_fill_defaults(void);
@@ -679,6 +679,8 @@ typedef struct dlm_nelbo_options {
     size_t draws;    /* 16 masks of each sequence; a standard error takes at least 2, and is good from 8 on */
     dlm_masks masks; /* AUTO */
     bool exact;      /* false; true: all masks of each sequence (at most 20 tokens), draws is not read */
+    dlm_progress progress; /* NULL; stage "nelbo", in masks */
+    void *user;
 } dlm_nelbo_options;
 DLM_API dlm_nelbo_options dlm_nelbo_defaults(void);
 /* NELBO in nats, an upper bound of the negative log-likelihood, of each of n packed sequences: lengths (n)
@@ -828,6 +830,15 @@ typedef struct dlm_train_options {
 /* Defaults of a recipe. */
 DLM_API dlm_train_options dlm_train_defaults(dlm_recipe recipe);
 
+/* Sizes that have names: channels, blocks and heads. */
+typedef enum dlm_preset {
+    DLM_PRESET_TINY,  /* 128, 4, 4 */
+    DLM_PRESET_SMALL, /* 256, 8, 8: the defaults */
+    DLM_PRESET_BASE   /* 768, 12, 12 */
+} dlm_preset;
+/* Sets hidden_size, depth and num_heads. */
+DLM_API dlm_status dlm_train_preset(dlm_preset preset, dlm_train_options *options, dlm_error *err);
+
 /* Whether options can be what a run is trained with, before any data is there: their ranges, and whether they
  * agree with each other. dlm_trainer_create asks the same. */
 DLM_API dlm_status dlm_train_check(const dlm_train_options *options, dlm_error *err);
@@ -856,9 +867,37 @@ typedef struct dlm_train_report {
 DLM_API dlm_status dlm_train_recall(const char *run, dlm_train_options *options, char **paths,
                                     dlm_error *err);
 
+/* Text files to train on, of which a run gets a tokenizer and shards before it is trained. */
+typedef struct dlm_train_text {
+    const char *const *files; /* (n), which are read twice where there is no tokenizer yet */
+    size_t n;
+    dlm_text_options text;
+    const char *tokenizer; /* NULL: a new one is trained; else a folder or tokenizer.json */
+    size_t vocab_size;     /* 0: of a new one 1024 to 8192, by the size of the files */
+    size_t seq_len;        /* 256: of dlm_prepare_options */
+    /* true; false: where RUN has shards already, these may be others than those that were asked for then */
+    bool same_format, same_field, same_invalid, same_vocab_size;
+    dlm_progress progress; /* NULL; the stages of dlm_tokenizer_train and dlm_prepare */
+    void *user;
+} dlm_train_text;
+DLM_API dlm_train_text dlm_train_text_defaults(void);
+typedef struct dlm_train_made {
+    bool tokenizer, data; /* were made, not there already */
+    size_t vocab_size;
+    dlm_data_info info; /* of data, where it was made */
+} dlm_train_made;
+/* Makes RUN/tokenizer, unless one is named, and RUN/data, as far as they are not there yet, and
+ * RUN/text.json, by which a later call knows the text again: by the sizes of its files, so that they may be
+ * moved and renamed. Other text than the run was begun with is DLM_MISMATCH. What is made is there whole or
+ * not at all, and the next call goes on behind it; a call that fails before there is a tokenizer leaves
+ * nothing behind, unless it was cancelled. made may be NULL. */
+DLM_API dlm_status dlm_train_prepare(const char *run, const dlm_train_text *text, dlm_train_made *made,
+                                     dlm_error *err);
+
 typedef struct dlm_trainer dlm_trainer;
 /* Opens data and makes or resumes the run. A folder that holds a run is not written to without resume; a run
- * that was killed before its first checkpoint is resumed by beginning anew. */
+ * that was stopped before its first checkpoint, or when nothing but its text was prepared, is resumed by
+ * beginning anew. */
 DLM_API dlm_status dlm_trainer_create(const dlm_train_options *options, dlm_trainer **trainer,
                                       dlm_error *err);
 DLM_API void dlm_trainer_free(dlm_trainer *trainer);
@@ -882,11 +921,13 @@ typedef enum dlm_work {
 } dlm_work;
 
 typedef struct dlm_speed_options {
-    dlm_work work;    /* FORWARD */
-    size_t sequences; /* 1: worked on at once */
-    size_t length;    /* 80: positions of each */
-    double seconds;   /* 1: the work is repeated for so long, and three times at least */
-    uint64_t seed;    /* 0: of the ids */
+    dlm_work work;         /* FORWARD */
+    size_t sequences;      /* 1: worked on at once */
+    size_t length;         /* 80: positions of each */
+    double seconds;        /* 1: the work is repeated for so long, and three times at least */
+    uint64_t seed;         /* 0: of the ids */
+    dlm_progress progress; /* NULL; stage "speed", in repetitions; total is not known */
+    void *user;
 } dlm_speed_options;
 DLM_API dlm_speed_options dlm_speed_defaults(void);
 

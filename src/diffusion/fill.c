@@ -4,8 +4,6 @@
 #include "diffusion/sampler.h"
 #include "diffusion/template.h"
 
-#include "text/progress.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -199,16 +197,10 @@ static void add_windows(windows *w, const fill *f, size_t c) {
     for (size_t i = 0; i < n; i++) w->ids[w->tokens++] = ids[i] != mask ? ids[i] : mask == 0;
 }
 
-/* The passes of a choice. */
-typedef struct passes {
-    dlm_meter meter;
-    uint64_t done;
-    dlm_error ignored; /* dlm__nelbo says that it was stopped */
-} passes;
-
-static bool after_pass(void *user) {
-    passes *p = user;
-    return dlm__meter_report(&p->meter, "choose", ++p->done, 0, &p->ignored) != DLM_OK;
+static bool choosing(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
+    (void)stage;
+    const fill *f = user;
+    return f->options->progress(f->options->progress_user, "choose", done, total, seconds);
 }
 
 /* NELBO per token of m candidates from `first` on. Those of one length get the same masks. */
@@ -218,14 +210,15 @@ static dlm_status score(fill *f, size_t first, size_t m, size_t draws, dlm_error
     windows w = {0};
     dlm_nelbo_options options = dlm_nelbo_defaults();
     options.draws = draws;
-    passes p = {.meter = dlm__meter(f->options->progress, f->options->progress_user)};
+    options.progress = f->options->progress != NULL ? choosing : NULL;
+    options.user = f;
     for (size_t c = first; c < first + m; c++) n += (f->lengths[c] - 1) / limit + 1;
     layout_windows(&w, n, f->offsets[first + m] - f->offsets[first]);
     DLM_TRY(dlm__arena_allocate(&w.arena, "candidates", err));
     layout_windows(&w, n, f->offsets[first + m] - f->offsets[first]);
     for (size_t c = first; c < first + m; c++) add_windows(&w, f, c);
-    const dlm_nelbo_run run = {.streams = w.streams, .after_pass = after_pass, .pass_user = &p};
-    const dlm_status status = dlm__nelbo(f->model, &options, &run, w.n, w.lengths, w.ids, w.nats, NULL, err);
+    const dlm_status status =
+        dlm__nelbo(f->model, &options, w.streams, w.n, w.lengths, w.ids, w.nats, NULL, err);
     for (size_t c = first; c < first + m; c++) f->nats[c] = 0;
     for (size_t i = 0; i < w.n && status == DLM_OK; i++)
         f->nats[w.owners[i]] += w.nats[i] / (double)scored_length(f, w.owners[i]);

@@ -1,6 +1,8 @@
 /* NELBO of single sequences. */
 #include "diffusion/nelbo.h"
 
+#include "text/progress.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +45,8 @@ typedef struct gathered {
     dlm_mask_draws draws;
     double *means; /* (draws) of the cross-entropy; where draws are pairs, (draws / 2) sums of two */
     size_t seen;
+    uint64_t done, all; /* masks */
+    dlm_meter meter;
 } gathered;
 
 static void finish(gathered *g, const dlm_score_tag *tag) {
@@ -61,10 +65,16 @@ static void finish(gathered *g, const dlm_score_tag *tag) {
     g->seen = 0;
 }
 
+static bool after_pass(void *user) {
+    gathered *g = user;
+    return dlm__meter_report(&g->meter, "nelbo", g->done, g->all, NULL) != DLM_OK;
+}
+
 static void take(void *user, const dlm_score_tag *tag, double ce, double end) {
     (void)end;
     gathered *g = user;
     const double mean = ce / (double)tag->masked;
+    g->done++;
     if (g->exact) {
         g->counts.sum[tag->masked] += mean;
         g->counts.masks[tag->masked]++;
@@ -158,14 +168,16 @@ static dlm_status check_sequence(const dlm_model *model, const dlm_nelbo_options
 
 static dlm_status check_sequences(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                                   const size_t *lengths, const int32_t *ids, size_t *longest, size_t *total,
-                                  dlm_error *err) {
+                                  uint64_t *all_masks, dlm_error *err) {
     *longest = *total = 0;
+    *all_masks = 0;
     size_t base = 0;
     for (size_t b = 0; b < n; base += lengths[b++]) {
         DLM_TRY(check_sequence(model, options, b, ids + base, lengths[b], err));
         if (lengths[b] > *longest) *longest = lengths[b];
-        const size_t masks = options->exact ? (size_t)1 << lengths[b] : options->draws;
+        const size_t masks = options->exact ? ((size_t)1 << lengths[b]) - 1 : options->draws;
         size_t positions;
+        *all_masks += masks;
         if (!dlm__size_mul(lengths[b], masks, &positions) || !dlm__size_add(*total, positions, total))
             *total = SIZE_MAX;
     }
@@ -185,13 +197,16 @@ static dlm_status measure(const dlm_model *model, const dlm_mask_draws *draws, b
     return dlm__masked_score_flush(score, err);
 }
 
-dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, const dlm_nelbo_run *run,
+dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, const size_t *streams,
                       size_t n, const size_t *lengths, const int32_t *ids, double *nats,
                       double *standard_errors, dlm_error *err) {
-    gathered g = {.nats = nats, .errors = standard_errors, .exact = options->exact};
+    gathered g = {.nats = nats,
+                  .errors = standard_errors,
+                  .exact = options->exact,
+                  .meter = dlm__meter(options->progress, options->user)};
     size_t longest, total; /* positions of a sequence, and of all with all their masks */
     DLM_TRY(check_options(model, options, n, &g.draws, err));
-    DLM_TRY(check_sequences(model, options, n, lengths, ids, &longest, &total, err));
+    DLM_TRY(check_sequences(model, options, n, lengths, ids, &longest, &total, &g.all, err));
     if (n == 0) return DLM_OK;
     g.means = dlm__calloc(g.draws.draws, sizeof *g.means);
     uint8_t *masked = dlm__calloc(longest, sizeof *masked);
@@ -202,15 +217,15 @@ dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, 
                                   .all = total,
                                   .take = take,
                                   .user = &g,
-                                  .after_pass = run->after_pass,
-                                  .pass_user = run->pass_user};
+                                  .after_pass = after_pass,
+                                  .pass_user = &g};
     dlm_masked_score *score = NULL;
     dlm_status status = g.means != NULL && masked != NULL && order != NULL
                             ? dlm__compute_create(NULL, &scoring.compute, err)
                             : dlm__fail_memory(err, "a NELBO", longest * (sizeof *masked + sizeof *order));
     if (status == DLM_OK) status = dlm__masked_score_create(&scoring, &score, err);
     if (status == DLM_OK)
-        status = measure(model, &g.draws, g.exact, n, lengths, run->streams, ids, score, masked, order, err);
+        status = measure(model, &g.draws, g.exact, n, lengths, streams, ids, score, masked, order, err);
     dlm__masked_score_free(score);
     dlm__compute_free(scoring.compute);
     free(g.means);
@@ -222,6 +237,5 @@ dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, 
 dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                      const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
                      dlm_error *err) {
-    const dlm_nelbo_run run = {0};
-    return dlm__nelbo(model, options, &run, n, lengths, ids, nats, standard_errors, err);
+    return dlm__nelbo(model, options, NULL, n, lengths, ids, nats, standard_errors, err);
 }

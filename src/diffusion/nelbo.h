@@ -20,14 +20,9 @@ double dlm__by_count_mean(dlm_by_count *counts, size_t n);
 dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
                             int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err);
 
-/* dlm_nelbo, in which sequence b gets the masks that sequence streams[b] would (NULL: its own); equal streams
- * and lengths, equal masks. after_pass may be NULL. */
-typedef struct dlm_nelbo_run {
-    const size_t *streams; /* (n) */
-    dlm_pass_callback after_pass;
-    void *pass_user;
-} dlm_nelbo_run;
-dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, const dlm_nelbo_run *run,
+/* dlm_nelbo, in which sequence b gets the masks that sequence streams[b] would; equal streams and lengths,
+ * equal masks. streams: (n), or NULL for each sequence's own. */
+dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, const size_t *streams,
                       size_t n, const size_t *lengths, const int32_t *ids, double *nats,
                       double *standard_errors, dlm_error *err);
 

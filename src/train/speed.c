@@ -3,6 +3,7 @@
 #include "train/optimizer.h"
 
 #include "diffusion/process.h"
+#include "text/progress.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,9 @@ typedef struct speed_work {
     dlm_network network;
     uint64_t step;
     size_t forwards;
+    dlm_meter meter;
+    uint64_t done;     /* repetitions */
+    dlm_status status; /* DLM_CANCELLED where the caller stopped it */
 } speed_work;
 
 dlm_speed_options dlm_speed_defaults(void) {
@@ -166,12 +170,22 @@ static dlm_status forward(speed_work *w, dlm_error *err) {
     return DLM_OK;
 }
 
+static bool on_step(void *user, const dlm_sample_step *step) {
+    (void)step;
+    speed_work *w = user;
+    if (w->status == DLM_OK) w->status = dlm__meter_report(&w->meter, "speed", w->done, 0, NULL);
+    return w->status != DLM_OK;
+}
+
 static dlm_status sample(speed_work *w, dlm_error *err) {
     dlm_sample_options options = dlm_sample_defaults();
     options.seed = w->options->seed;
+    options.on_step = w->meter.call != NULL ? on_step : NULL;
+    options.user = w;
     memcpy(w->ids, w->start, w->T * sizeof *w->ids);
-    return dlm_sample(w->model, &options, 0, w->options->sequences, w->lengths, w->ids, NULL, NULL,
-                      &w->forwards, err);
+    DLM_TRY(dlm_sample(w->model, &options, 0, w->options->sequences, w->lengths, w->ids, NULL, NULL,
+                       &w->forwards, err));
+    return w->status == DLM_OK ? DLM_OK : dlm__fail(err, w->status, "stopped by the caller");
 }
 
 static dlm_status train(speed_work *w, dlm_error *err) {
@@ -208,6 +222,8 @@ static dlm_status measure(speed_work *w, dlm_speed *speed, dlm_error *err) {
         const double start = dlm__seconds();
         DLM_TRY(work(w, err));
         times[n++] = dlm__seconds() - start;
+        w->done = n;
+        DLM_TRY(dlm__meter_report(&w->meter, "speed", n, 0, err));
     }
     qsort(times, n, sizeof *times, by_value);
     *speed = (dlm_speed){.seconds = (times[(n - 1) / 2] + times[n / 2]) / 2,
@@ -223,6 +239,7 @@ dlm_status dlm_speed_measure(const dlm_model *model, const dlm_speed_options *op
                              dlm_error *err) {
     const dlm_speed_options defaults = dlm_speed_defaults();
     speed_work w = {.model = model, .options = options != NULL ? options : &defaults};
+    w.meter = dlm__meter(w.options->progress, w.options->user);
     *speed = (dlm_speed){0};
     DLM_TRY(check(model, w.options, &w.T, err));
     w.recipe = dlm_train_defaults(model->layout->config.recipe);

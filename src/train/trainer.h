@@ -10,7 +10,6 @@
 
 struct json_t;
 
-/* Ranges and what does not go together. */
 /* The configuration of the model that options train on a vocabulary of that size. */
 dlm_config dlm__train_config(const dlm_train_options *options, size_t vocab_size);
 /* All options but the paths as a JSON object, in a fixed order; NULL without memory. */
@@ -22,6 +21,11 @@ dlm_status dlm__train_options_parse(const char *name, const struct json_t *json,
  * differ. DLM_MISMATCH names every option that may not, with both values. */
 dlm_status dlm__train_options_same(const char *name, const dlm_train_options *before,
                                    const dlm_train_options *now, dlm_error *err);
+
+/* ---- text files (prepare_run.c) ------------------------------------------------------------------------ */
+
+/* Is the run nothing but text that was prepared for it, as far as that had come? */
+bool dlm__run_only_prepared(const char *run);
 
 /* ---- progress ----------------------------------------------------------------------------------------- */
 

@@ -191,6 +191,7 @@ static dlm_status begin_or_resume(dlm_trainer *t, const dlm_train_options *optio
         return dlm__fail(err, DLM_EXISTS, "%s holds a run already; resume it, or name another folder",
                          t->run);
     if (!options->resume) return begin(t, options->init, err);
+    if (!exists && dlm__run_only_prepared(t->run)) return begin(t, options->init, err);
     if (!exists) return dlm__fail(err, DLM_NOT_FOUND, "%s holds no run to resume", t->run);
     dlm_checkpoint checkpoint;
     dlm_status status = dlm__checkpoint_read(t->run, &checkpoint, err);

@@ -43,6 +43,16 @@ dlm_train_options dlm_train_defaults(dlm_recipe recipe) {
     };
 }
 
+dlm_status dlm_train_preset(dlm_preset preset, dlm_train_options *options, dlm_error *err) {
+    static const size_t sizes[][3] = {{128, 4, 4}, {256, 8, 8}, {768, 12, 12}};
+    if ((unsigned)preset > DLM_PRESET_BASE)
+        return dlm__fail(err, DLM_ARGUMENT, "preset %d is none of 0 to %d", (int)preset, DLM_PRESET_BASE);
+    options->hidden_size = sizes[preset][0];
+    options->depth = sizes[preset][1];
+    options->num_heads = sizes[preset][2];
+    return DLM_OK;
+}
+
 /* ---- the table ---------------------------------------------------------------------------------------- */
 
 typedef enum option_kind {

@@ -225,3 +225,48 @@ TEST(what_it_refuses) {
     CHECK_SAYS(&err, "position 1 of sequence 0 is masked");
     dlm_model_free(model);
 }
+
+/* What the reports of a call said, and which of them stops it (0: none). */
+typedef struct reports {
+    size_t n, stop_at;
+    uint64_t done, total;
+} reports;
+
+static bool report(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
+    reports *r = user;
+    CHECK_STR_EQ(stage, "nelbo");
+    CHECK(done > r->done && done <= total && seconds >= 0);
+    r->done = done;
+    r->total = total;
+    return ++r->n == r->stop_at;
+}
+
+TEST(progress) {
+    const size_t lengths[] = {3, 12};
+    int32_t ids[15];
+    double nats[2], unwatched[2];
+    dlm_error err;
+    dlm_model *model = small_model();
+    REQUIRE(model != NULL);
+    for (size_t i = 0; i < 15; i++) ids[i] = 3 + (int32_t)(i % 8);
+    dlm_nelbo_options options = {.seed = 3, .draws = 400000};
+    reports r = {.stop_at = 3};
+    options.progress = report;
+    options.user = &r;
+    CHECK_STATUS(dlm_nelbo(model, &options, 2, lengths, ids, nats, NULL, &err), DLM_CANCELLED, &err);
+    CHECK_INT_EQ(r.n, 3);
+    CHECK_INT_EQ(r.total, 800000);
+    r = (reports){0};
+    options.draws = 40;
+    CHECK_OK(dlm_nelbo(model, &options, 2, lengths, ids, nats, NULL, &err), &err);
+    CHECK(r.n >= 1);
+    options.progress = NULL;
+    CHECK_OK(dlm_nelbo(model, &options, 2, lengths, ids, unwatched, NULL, &err), &err);
+    CHECK_MEM_EQ(nats, unwatched, sizeof nats);
+    r = (reports){0};
+    options.progress = report;
+    options.exact = true;
+    CHECK_OK(dlm_nelbo(model, &options, 2, lengths, ids, nats, NULL, &err), &err);
+    CHECK_INT_EQ(r.total, 7 + 4095);
+    dlm_model_free(model);
+}

@@ -106,18 +106,51 @@ TEST(speeds_of_nonsense) {
     const struct {
         dlm_speed_options options;
         const char *why;
-    } cases[] = {{{DLM_WORK_FORWARD, 1, 65, 1, 0}, "length 65 is not from 1 to 64"},
-                 {{DLM_WORK_FORWARD, 1, 0, 1, 0}, "length 0 is not"},
-                 {{DLM_WORK_FORWARD, 0, 8, 1, 0}, "0 sequences are none, or too many of length 8"},
-                 {{DLM_WORK_FORWARD, SIZE_MAX / 4, 8, 1, 0}, "too many of length 8"},
-                 {{DLM_WORK_FORWARD, 1, 8, -1, 0}, "-1 seconds are not"},
-                 {{DLM_WORK_FORWARD, 1, 8, (double)NAN, 0}, "seconds are not"},
-                 {{(dlm_work)3, 1, 8, 1, 0}, "work 3 is none of 0 to 2"}};
+    } cases[] = {
+        {{.work = DLM_WORK_FORWARD, .sequences = 1, .length = 65, .seconds = 1},
+         "length 65 is not from 1 to 64"},
+        {{.work = DLM_WORK_FORWARD, .sequences = 1, .length = 0, .seconds = 1}, "length 0 is not"},
+        {{.work = DLM_WORK_FORWARD, .sequences = 0, .length = 8, .seconds = 1},
+         "0 sequences are none, or too many of length 8"},
+        {{.work = DLM_WORK_FORWARD, .sequences = SIZE_MAX / 4, .length = 8, .seconds = 1},
+         "too many of length 8"},
+        {{.work = DLM_WORK_FORWARD, .sequences = 1, .length = 8, .seconds = -1}, "-1 seconds are not"},
+        {{.work = DLM_WORK_FORWARD, .sequences = 1, .length = 8, .seconds = (double)NAN}, "seconds are not"},
+        {{.work = (dlm_work)3, .sequences = 1, .length = 8, .seconds = 1}, "work 3 is none of 0 to 2"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         dlm_speed speed;
         dlm_error err = {0};
         CHECK_STATUS(dlm_speed_measure(model, &cases[i].options, &speed, &err), DLM_ARGUMENT, &err);
         CHECK_SAYS(&err, cases[i].why);
+    }
+    dlm_model_free(model);
+}
+
+/* Counts the reports; stops at the one that *user counts down to. */
+static bool stop_soon(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
+    size_t *left = user;
+    (void)done;
+    CHECK_STR_EQ(stage, "speed");
+    CHECK(total == 0 && seconds >= 0);
+    return --*left == 0;
+}
+
+TEST(a_measurement_can_be_stopped) {
+    dlm_model *model = random_model(&config, 1);
+    REQUIRE(model != NULL);
+    for (dlm_work work = DLM_WORK_FORWARD; work <= DLM_WORK_TRAIN; work++) {
+        size_t left = 3;
+        dlm_speed_options o = dlm_speed_defaults();
+        dlm_speed speed;
+        dlm_error err;
+        o.work = work;
+        o.length = 64;
+        o.sequences = 40;
+        o.seconds = 1000;
+        o.progress = stop_soon;
+        o.user = &left;
+        CHECK_STATUS(dlm_speed_measure(model, &o, &speed, &err), DLM_CANCELLED, &err);
+        CHECK_INT_EQ(left, 0);
     }
     dlm_model_free(model);
 }
