@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import sampling, stream, templates
+from . import likelihood, sampling, speed, stream, templates
 from ._library import (
     Options,
     Packed,
@@ -255,6 +255,14 @@ class Model:
     sample_text = sampling.sample_text
     stream = stream.stream
     fill = templates.fill
+
+    # ---- measuring ----
+
+    evaluate = likelihood.evaluate
+    curve = likelihood.curve
+    nelbo = likelihood.nelbo
+    score = likelihood.score
+    measure_speed = speed.measure_speed
 
     # ---- files ----
 

@@ -143,7 +143,7 @@ _documentation = {
 }
 
 
-def takes(kind: Any) -> Callable[[Function], Function]:
+def takes(kind: Any, documentation: dict[str, str] = _documentation) -> Callable[[Function], Function]:
     """Shows the options of `kind`, which the function takes as **options, in its signature and its documentation."""
 
     def shown(function: Function) -> Function:
@@ -159,7 +159,7 @@ def takes(kind: Any) -> Callable[[Function], Function]:
             for name, annotation in kind.__annotations__.items()
         ]
         function.__signature__ = signature.replace(parameters=[*before, *options])  # type: ignore[attr-defined]
-        lines = [f"{name}: {_documentation[name]}." for name in kind.__annotations__]
+        lines = [f"{name}: {documentation[name]}." for name in kind.__annotations__]
         wrapped = [textwrap.fill(line, 110, initial_indent="    ", subsequent_indent="        ") for line in lines]
         text = inspect.cleandoc(function.__doc__ or "")
         function.__doc__ = "\n".join([text, "", "Options; None is the library's default:", "", *wrapped])
