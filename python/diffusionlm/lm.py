@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import tempfile
@@ -39,7 +40,12 @@ def tokenizer_from(value: Any) -> Tokenizer:
     backend = getattr(value, "backend_tokenizer", value)
     if not hasattr(backend, "to_str"):
         raise TypeError(f"tokenizer is a {type(value).__name__}; a path, a Tokenizer or one of Hugging Face is needed")
-    return Tokenizer.parse(backend.to_str())
+    written = json.loads(backend.to_str())
+    # transformers puts a template around texts; one that adds nothing is none
+    around = written.get("post_processor") or {}
+    if around.get("type") == "TemplateProcessing" and not around.get("special_tokens"):
+        written["post_processor"] = None
+    return Tokenizer.parse(json.dumps(written))
 
 
 def fresh_seed(seed: int | None) -> int:
@@ -56,7 +62,8 @@ class DiffusionLM:
     def __init__(self, model: Model, tokenizer: Any = None) -> None:
         """tokenizer: another one than the model's own: as tokenizer_from takes it."""
         self.model: Any = model
-        self.tokenizer: Tokenizer | None = self._tokenizer_for(model, tokenizer)
+        self._tokenizer = self._tokenizer_for(model, tokenizer)
+        self.tokenizer: Any = self._tokenizer
 
     @staticmethod
     def _tokenizer_for(model: Model, tokenizer: Any) -> Tokenizer | None:
@@ -91,11 +98,7 @@ class DiffusionLM:
         options: dict[str, Any] = dict(
             weights=weights, precision=precision, schedule=schedule, heads=heads, progress=progress
         )
-        return cls._of(load_with(source, tokenizer, **options))
-
-    @classmethod
-    def _of(cls, model: Model) -> Self:
-        return cls(model)
+        return cls(load_with(source, tokenizer, **options))
 
     # ---- what sampling needs ----
 
@@ -108,12 +111,12 @@ class DiffusionLM:
         """The id that ends a text, where the model knows one."""
         if not self._model().config.end_token:
             return None
-        return 3 if self.tokenizer is None else self.tokenizer.end_id
+        return 3 if self._tokenizer is None else self._tokenizer.end_id
 
     def _need_tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
+        if self._tokenizer is None:
             raise errors.ArgumentError("there is no tokenizer beside the model: name one, or ask for ids")
-        return self.tokenizer
+        return self._tokenizer
 
     def _text(self, ids: Ids) -> str:
         """The text of a sample, up to its end, without the space that encoding adds."""
@@ -171,7 +174,7 @@ class DiffusionLM:
         self, options: Any, *, order: str, reveal_schedule: str | None, seq_len: Any, **more: Any
     ) -> dict[str, Any]:
         """All options, as fill takes them."""
-        given = {**known(options, GenerateOptions), **more}
+        given = {**known(options, GenerateOptions, ("order", "reveal_schedule", "seq_len", *more)), **more}
         given["seed"] = fresh_seed(given.get("seed"))
         if order != "confidence" or given.get("remask") in (None, "none"):
             given["order"] = order
@@ -296,7 +299,7 @@ class DiffusionLM:
 
     def save_pretrained(self, path: Path, *, numbers: str | None = None, overwrite: bool = False) -> None:
         """Writes the model as Model.save does: a .pt, a .safetensors file, or a folder with the tokenizer."""
-        model, tokenizer = self._model(), self.tokenizer
+        model, tokenizer = self._model(), self._tokenizer
         model.save(path, numbers=numbers, overwrite=overwrite)
         own = model.tokenizer
         if tokenizer is not None and os.path.isdir(path) and (own is None or own.hash != tokenizer.hash):

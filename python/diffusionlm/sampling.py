@@ -9,7 +9,7 @@ import difflib
 import inspect
 import textwrap
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, TypedDict, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, Sequence, TypedDict, TypeVar, Union, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -168,12 +168,12 @@ def takes(kind: Any, documentation: dict[str, str] = _documentation) -> Callable
     return shown
 
 
-def known(given: Any, kind: Any) -> dict[str, Any]:
-    """A copy of the options given, which are all of `kind`; TypeError for another."""
+def known(given: Any, kind: Any, also: Sequence[str] = ()) -> dict[str, Any]:
+    """A copy of the options given, which are all of `kind`; TypeError for another. also: what else might be meant."""
     names = list(kind.__annotations__)
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
+            near = difflib.get_close_matches(name, [*names, *also], 1)
             raise TypeError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return dict(given)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from ._library import Ids, Packed, lib, threads
+from ._library import Ids, Packed, set_threads, threads
 from .sampling import SampleOptions, Step, known, sample, takes
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ class Replay:
             before, sure = self._ids[at], self._confidence[at]
             if before is None or sure is None:
                 before, sure = np.full(ids.size, seen.mask_id, np.int32), np.zeros(ids.size, np.float32)
-            # what a callback did to a fixed position is undone
-            now = ids.copy() if seen.step == 0 else np.where(fixed, before, ids)
+                now = ids.copy()
+            else:
+                now = np.where(fixed, before, ids)  # what a callback did to a fixed position is undone
             differs = now != before
             if seen.step > 0:
                 differs |= (confidence != sure) & ~fixed
@@ -177,16 +178,22 @@ def _steps(run: Any, replay: Replay, on_step: StepCallback | None, inherited: in
     channel = _Channel()
     failures: list[BaseException] = []
 
-    def see(step: Step) -> bool:
-        stop = on_step is not None and bool(on_step(step))
+    def hand_over(step: Step) -> None:
         changes = replay.changes(step)
         if changes is not None:
             channel.put(changes)
+
+    def see(step: Step) -> bool:
+        if step.step == 0:
+            hand_over(step)  # what is given, before anybody changes it
+        stop = on_step is not None and bool(on_step(step))
+        if step.step > 0 or on_step is not None:
+            hand_over(step)
         return stop or channel.closed
 
     def work() -> None:
         try:
-            lib.dlm_set_threads(inherited)
+            set_threads(inherited)
             run(see)
         except BaseException as failure:  # whatever it is, it is raised where the steps are read
             failures.append(failure)
