@@ -36,45 +36,65 @@ void dlm__rotate(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, con
     }
 }
 
-static dlm_head head_of(dlm_segments seg, size_t segment, size_t head, size_t H, size_t D, const float *qkv) {
-    const size_t C = H * D;
-    const float *q = qkv + seg.offsets[segment] * 3 * C + head * D;
-    return (dlm_head){.L = seg.offsets[segment + 1] - seg.offsets[segment],
-                      .D = D,
-                      .stride = 3 * C,
-                      .q = q,
-                      .k = q + C,
-                      .v = q + 2 * C};
+void dlm__rotate_rows(dlm_compute *compute, size_t R, const int32_t *positions, size_t heads, size_t D,
+                      size_t stride, const float *cos_table, const float *sin_table, float *x) {
+    const int team = dlm__team(R * heads * D, DLM_GRAIN);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (int part = 0; part < team; part++) {
+        const dlm_range r = dlm__part(R, 1, part, team);
+        for (size_t row = r.first; row < r.last; row++) {
+            const size_t angles = (size_t)positions[row] * (D / 2);
+            compute->kernels->rotate(heads, D, cos_table + angles, sin_table + angles, false,
+                                     x + row * stride);
+        }
+    }
+}
+
+/* What attention works on: keys and values of segments, and the queries of each. */
+typedef struct operands {
+    dlm_segments keys, queries;
+    size_t H, D, stride, q_stride; /* between the rows of k and v; of q */
+    const float *q, *k, *v;
+} operands;
+
+static dlm_head head_of(const operands *x, size_t segment, size_t head) {
+    const size_t row = x->keys.offsets[segment], at = row * x->stride + head * x->D;
+    return (dlm_head){.L = x->keys.offsets[segment + 1] - row,
+                      .D = x->D,
+                      .stride = x->stride,
+                      .q_stride = x->q_stride,
+                      .q = x->q + x->queries.offsets[segment] * x->q_stride + head * x->D,
+                      .k = x->k + at,
+                      .v = x->v + at};
+}
+
+static size_t length_of(dlm_segments seg, size_t s) {
+    return seg.offsets[s + 1] - seg.offsets[s];
 }
 
 static size_t longest_of(dlm_segments seg) {
     size_t longest = 0;
-    for (size_t s = 0; s < seg.n; s++) {
-        const size_t length = seg.offsets[s + 1] - seg.offsets[s];
-        if (length > longest) longest = length;
-    }
+    for (size_t s = 0; s < seg.n; s++) longest = length_of(seg, s) > longest ? length_of(seg, s) : longest;
     return longest;
 }
 
-/* Threads that attention is worth: a segment of length L costs L^2 D a head. */
-static int team_for(dlm_segments seg, size_t C) {
+/* Threads that attention is worth: a query costs L D a head. */
+static int team_for(const operands *x) {
     size_t work = 0;
-    for (size_t s = 0; s < seg.n; s++) {
-        const size_t length = seg.offsets[s + 1] - seg.offsets[s];
-        work += length * length * C;
-    }
+    for (size_t s = 0; s < x->keys.n; s++)
+        work += length_of(x->keys, s) * length_of(x->queries, s) * x->H * x->D;
     return dlm__team(work, 16 * DLM_GRAIN);
 }
 
-void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv, void *o,
-                    dlm_dtype type, float *lse) {
-    const size_t C = H * D, longest = longest_of(seg);
-    const int team = team_for(seg, C);
+static void attend(dlm_compute *compute, const operands *x, void *o, dlm_dtype type, float *lse) {
+    const size_t H = x->H, C = H * x->D, longest = longest_of(x->queries);
+    const int team = team_for(x);
     size_t stride = 0;
-    float *scratch = dlm__scratch(compute, (size_t)team, dlm__attention_scratch(longest, D), &stride);
+    float *scratch =
+        dlm__scratch(compute, (size_t)team, dlm__attention_scratch(longest_of(x->keys), x->D), &stride);
     if (scratch == NULL || longest == 0) return;
     /* A head is cut where there are too few of them to keep all threads busy. */
-    const size_t wanted = 4 * (size_t)team, heads = seg.n * H;
+    const size_t wanted = 4 * (size_t)team, heads = x->keys.n * H;
     const size_t most = (longest + DLM_QUERIES - 1) / DLM_QUERIES;
     size_t cuts = team == 1 ? 1 : (wanted + heads - 1) / heads;
     if (cuts > most) cuts = most;
@@ -84,20 +104,57 @@ void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, 
 #pragma omp for schedule(dynamic)
         for (size_t piece = 0; piece < heads * cuts; piece++) {
             const size_t s = piece / (H * cuts), h = piece / cuts % H;
-            const dlm_head head = head_of(seg, s, h, H, D, qkv);
-            const dlm_range r = dlm__part(head.L, DLM_QUERIES, (int)(piece % cuts), (int)cuts);
+            const dlm_head head = head_of(x, s, h);
+            const dlm_range r =
+                dlm__part(length_of(x->queries, s), DLM_QUERIES, (int)(piece % cuts), (int)cuts);
             if (r.first == r.last) continue;
-            const size_t row = seg.offsets[s];
-            compute->kernels->attention(&head, r.first, r.last, dlm__element(o, type, row * C + h * D), C,
+            const size_t row = x->queries.offsets[s];
+            compute->kernels->attention(&head, r.first, r.last, dlm__element(o, type, row * C + h * x->D), C,
                                         type, lse == NULL ? NULL : lse + row * H + h, H, own);
         }
     }
 }
 
+/* Queries, keys and values side by side. */
+static operands whole(dlm_segments seg, size_t H, size_t D, const float *qkv) {
+    const size_t C = H * D;
+    return (operands){.keys = seg,
+                      .queries = seg,
+                      .H = H,
+                      .D = D,
+                      .stride = 3 * C,
+                      .q_stride = 3 * C,
+                      .q = qkv,
+                      .k = qkv + C,
+                      .v = qkv + 2 * C};
+}
+
+void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv, void *o,
+                    dlm_dtype type, float *lse) {
+    const operands x = whole(seg, H, D, qkv);
+    attend(compute, &x, o, type, lse);
+}
+
+void dlm__attention_rows(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H, size_t D,
+                         const float *q, const float *kv, void *o, dlm_dtype type) {
+    const size_t C = H * D;
+    const operands x = {.keys = seg,
+                        .queries = queries,
+                        .H = H,
+                        .D = D,
+                        .stride = 2 * C,
+                        .q_stride = C,
+                        .q = q,
+                        .k = kv,
+                        .v = kv + C};
+    attend(compute, &x, o, type, NULL);
+}
+
 void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv,
                              const float *lse, const float *d_o, float *dqkv) {
     const size_t C = H * D, longest = longest_of(seg);
-    const int team = team_for(seg, C);
+    const operands x = whole(seg, H, D, qkv);
+    const int team = team_for(&x);
     size_t stride = 0;
     float *scratch = dlm__scratch(compute, (size_t)team, dlm__attention_scratch(longest, D), &stride);
     if (scratch == NULL || longest == 0) return;
@@ -107,7 +164,7 @@ void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, s
 #pragma omp for schedule(dynamic)
         for (size_t piece = 0; piece < seg.n * H; piece++) {
             const size_t s = piece / H, h = piece % H, row = seg.offsets[s];
-            const dlm_head head = head_of(seg, s, h, H, D, qkv);
+            const dlm_head head = head_of(&x, s, h);
             if (head.L == 0) continue;
             float *dq = dqkv + row * 3 * C + h * D;
             compute->kernels->attention_backward(&head, lse + row * H + h, H, d_o + row * C + h * D, C, dq,

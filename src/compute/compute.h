@@ -129,11 +129,17 @@ void dlm__rotary_table(size_t Lmax, size_t D, float *cos_table, float *sin_table
  * angle, or back again when inverse (which is the backward pass). */
 void dlm__rotate(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *cos_table,
                  const float *sin_table, bool inverse, float *qkv);
+/* The same for R rows of `heads` heads side by side, `stride` floats apart, that are at positions (R). */
+void dlm__rotate_rows(dlm_compute *compute, size_t R, const int32_t *positions, size_t heads, size_t D,
+                      size_t stride, const float *cos_table, const float *sin_table, float *x);
 /* o (T,C) of `type` = softmax(q k^T / sqrt(D)) v within each segment and head; qkv (T,3C): q, k, v of C each,
  * heads side by side. lse (T,H): log of the softmax's denominator with its maximum, for the backward pass;
  * may be NULL. */
 void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv, void *o,
                     dlm_dtype type, float *lse);
+/* The same for some queries of each segment: q and o (R,C), R = queries.offsets[queries.n]; kv (T,2C). */
+void dlm__attention_rows(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H, size_t D,
+                         const float *q, const float *kv, void *o, dlm_dtype type);
 /* dqkv (T,3C) from d_o (T,C), in one pass that recomputes the probabilities. */
 void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv,
                              const float *lse, const float *d_o, float *dqkv);

@@ -190,7 +190,7 @@ void KERNEL(attention)(const dlm_head *head, size_t first, size_t last, void *o,
     for (size_t i = first; i < last; i += DLM_QUERIES) {
         const size_t n = last - i < DLM_QUERIES ? last - i : DLM_QUERIES;
         float sum[DLM_QUERIES];
-        pack(n, D, d, head->q + i * head->stride, head->stride, scale, q);
+        pack(n, D, d, head->q + i * head->q_stride, head->q_stride, scale, q);
         multiply(n, width, D, rows_of(q, d), keys, l, p, l, false);
         for (size_t r = 0; r < n; r++) {
             const float largest = exponentials(L, p + r * l, &sum[r]);

@@ -13,9 +13,10 @@
 /* Queries that attention handles at a time: its scratch is this many rows of L probabilities, not L. */
 #define DLM_QUERIES ((size_t)32)
 
-/* One head of one segment. Row i of q, k, v is at q + i * stride, and so on, D floats long. */
+/* One head of one segment of L keys. Row i of k and v is at k + i * stride, and so on, D floats long; row i of
+ * q at q + i * q_stride. Backward there are L queries, `stride` apart too. */
 typedef struct dlm_head {
-    size_t L, D, stride;
+    size_t L, D, stride, q_stride;
     const float *q, *k, *v;
 } dlm_head;
 
@@ -57,7 +58,7 @@ typedef struct dlm_kernels {
 
     /* Turns the H heads of x (H, D) by the angles of one position; cosine, sine (D/2). */
     void (*rotate)(size_t H, size_t D, const float *cosine, const float *sine, bool inverse, float *x);
-    /* Rows first .. last - 1 of one head's output: o + i * o_stride (elements of type), and lse + i *
+    /* The output of one head for the queries first .. last - 1: o + i * o_stride (elements of type), and lse + i *
      * lse_stride unless NULL. scratch: dlm__attention_scratch floats, aligned to DLM_ALIGN. */
     void (*attention)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
                       dlm_dtype type, float *lse, size_t lse_stride, float *scratch);

@@ -180,7 +180,7 @@ static void attention(const dlm_head *head, size_t first, size_t last, void *o, 
     for (size_t i = first; i < last; i++) {
         double largest = -INFINITY, sum = 0;
         for (size_t j = 0; j < L; j++) {
-            p[j] = (double)(float)(dot(D, head->q + i * stride, head->k + j * stride) / sqrt((double)D));
+            p[j] = (double)(float)(dot(D, head->q + i * head->q_stride, head->k + j * stride) / sqrt((double)D));
             largest = fmax(largest, p[j]);
         }
         for (size_t j = 0; j < L; j++) sum += exp(p[j] - largest);

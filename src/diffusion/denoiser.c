@@ -11,7 +11,13 @@
 #define GROUP_SEQUENCES ((size_t)512)
 #define GROUP_LOGITS    ((size_t)1 << 24)
 
-enum { ALWAYS_BANNED = 3 };
+enum { ALWAYS_BANNED = 3, EXPECTED = 16 };
+
+/* A prediction that is wanted: at a position of the group, for a packed position of all sequences. */
+typedef struct request {
+    size_t position, place, next; /* next: another of the same row; NONE */
+} request;
+#define NONE SIZE_MAX
 
 struct dlm_denoiser {
     const dlm_model *model;
@@ -22,16 +28,22 @@ struct dlm_denoiser {
     const size_t *offsets; /* (n + 1) of all sequences */
     int32_t always_banned[ALWAYS_BANNED];
     /* the group being gathered: S sequences and R rows, of at most `sequences` and `capacity` positions; with
-     * guidance the same again behind them, with the fixed positions masked */
+     * guidance the same again behind them, with the fixed positions masked. Sequences that look the same, as
+     * all of one length do before anything is revealed, go through the network as one (`shares`). */
     size_t capacity, sequences;
-    size_t S, R;
+    size_t S, R, W;
+    bool shares;
     size_t *group_offsets; /* (branches sequences + 1) */
     float *times;          /* (branches sequences) */
     int32_t *ids;          /* (branches capacity) */
     int32_t *rows;         /* (branches capacity) */
-    size_t *members;       /* (sequences) which of all sequences it is */
-    size_t *places;        /* (capacity) packed position in all sequences of each row */
+    uint64_t *hashes;      /* (sequences) of their ids */
+    size_t *masked;        /* (sequences) */
+    size_t *members;       /* (sequences) the first of all sequences that looks so */
+    request *wants;        /* (T) W of them, in the order of their places */
+    size_t *first;         /* (capacity) of each position, then of each row: its first wanted prediction */
     size_t *owners;        /* (capacity) group sequence of each row */
+    float expected[EXPECTED];
     int32_t *present;  /* (capacity) distinct ids of each group sequence from its offset on, present_n many */
     size_t *present_n; /* (sequences) */
     uint8_t *allowed;  /* (V) */
@@ -66,8 +78,11 @@ static void layout(dlm_denoiser *d) {
     d->times = dlm__arena_take(&d->arena, sequences, sizeof *d->times);
     d->ids = dlm__arena_take(&d->arena, capacity, sizeof *d->ids);
     d->rows = dlm__arena_take(&d->arena, capacity, sizeof *d->rows);
+    d->hashes = dlm__arena_take(&d->arena, d->sequences, sizeof *d->hashes);
+    d->masked = dlm__arena_take(&d->arena, d->sequences, sizeof *d->masked);
     d->members = dlm__arena_take(&d->arena, d->sequences, sizeof *d->members);
-    d->places = dlm__arena_take(&d->arena, d->capacity, sizeof *d->places);
+    d->wants = dlm__arena_take(&d->arena, d->offsets[d->n], sizeof *d->wants);
+    d->first = dlm__arena_take(&d->arena, d->capacity, sizeof *d->first);
     d->owners = dlm__arena_take(&d->arena, d->capacity, sizeof *d->owners);
     d->present = dlm__arena_take(&d->arena, penalises(d) ? d->capacity : 0, sizeof *d->present);
     d->present_n = dlm__arena_take(&d->arena, d->sequences, sizeof *d->present_n);
@@ -106,7 +121,8 @@ static dlm_status prepare(dlm_denoiser *d, const char *isa, dlm_error *err) {
     const dlm_workspace_size size = {.tokens = d->branches * d->capacity,
                                      .sequences = d->branches * d->sequences,
                                      .rows = d->branches * d->capacity,
-                                     .training = false};
+                                     .training = false,
+                                     .times = d->offsets[d->n] + d->n};
     return dlm__workspace_create(model->layout, model->network.type, d->compute, size, &d->workspace, err);
 }
 
@@ -120,6 +136,7 @@ dlm_status dlm__denoiser_create(const char *isa, const dlm_model *model, const d
     d->V = model->layout->config.vocab_size;
     d->n = n;
     d->branches = options->drawing.guidance > 0 && options->fixed != NULL ? 2 : 1;
+    d->shares = d->branches == 1 && options->drawing.allow == NULL;
     d->offsets = offsets;
     const dlm_status status = prepare(d, isa, err);
     if (status != DLM_OK) {
@@ -177,13 +194,19 @@ static void forbid(size_t V, const uint8_t *allowed, float *logits) {
     }
 }
 
+/* The place of row r, or of the first that it is for. */
+static size_t place_of(const dlm_denoiser *d, size_t r) {
+    return d->wants[d->first[r]].place;
+}
+
 /* Asks which tokens may stand at each row. */
 static void disallow(dlm_denoiser *d) {
     const dlm_drawing *drawing = &d->options.drawing;
     for (size_t r = 0; r < d->R; r++) {
         const size_t b = d->members[d->owners[r]], first = d->offsets[b];
         memset(d->allowed, 1, d->V);
-        drawing->allow(drawing->allow_user, b, d->places[r] - first, d->prediction->ids + first, d->allowed);
+        drawing->allow(drawing->allow_user, b, place_of(d, r) - first, d->prediction->ids + first,
+                       d->allowed);
         forbid(d->V, d->allowed, d->logits + r * d->V);
     }
 }
@@ -196,7 +219,7 @@ static dlm_status check_allowed(const dlm_denoiser *d, dlm_error *err) {
         if (i < d->V) continue;
         const size_t b = d->members[d->owners[r]];
         return dlm__fail(err, DLM_ARGUMENT, "no token is allowed at position %zu of sequence %zu",
-                         d->places[r] - d->offsets[b], b);
+                         place_of(d, r) - d->offsets[b], b);
     }
     return DLM_OK;
 }
@@ -212,37 +235,53 @@ static float certainty_of(const dlm_denoiser *d, size_t r, const float *p, size_
     return p[best];
 }
 
-/* The token of row r from its probabilities, and what is told of them. */
+/* What is wanted at one place of a row: its probabilities are p, cut to what may be drawn, of this total. */
+static void draw_at(const dlm_denoiser *d, const request *want, const float *p, double total, size_t best) {
+    const dlm_prediction *out = d->prediction;
+    const double temperature = d->options.drawing.temperature;
+    size_t token = best;
+    if (out->target != NULL)
+        token = (size_t)out->target[want->place];
+    else if (temperature > 0)
+        token = dlm__draw(d->V, p, total, out->uniform[want->place], best);
+    out->token[want->place] = (int32_t)token;
+    if (out->log_probability == NULL) return;
+    out->log_probability[want->place] = temperature > 0 ? log((double)p[token] / total)
+                                        : token == best ? 0
+                                                        : -(double)INFINITY;
+}
+
+/* The tokens of row r from its probabilities, and what is told of them. */
 static void draw(void *context, size_t r) {
     dlm_denoiser *d = context;
     const dlm_drawing *drawing = &d->options.drawing;
     const dlm_prediction *out = d->prediction;
     float *p = d->logits + r * d->V;
-    const size_t place = d->places[r], best = dlm__most_probable(d->V, p);
+    const size_t best = dlm__most_probable(d->V, p);
+    const float confidence = p[best];
     double total = dlm__total(d->V, p);
-    size_t token = best;
     d->failed[r] = !(total > 0.5 && total < 2.0);
-    out->confidence[place] = p[best];
-    out->token[place] = (int32_t)best;
     if (d->failed[r]) return;
-    if (out->certainty != NULL) out->certainty[place] = certainty_of(d, r, p, best);
+    const float certainty = out->certainty != NULL ? certainty_of(d, r, p, best) : 0;
     if (drawing->temperature > 0 && (drawing->top_k > 0 || drawing->top_p < 1 || drawing->min_p > 0)) {
         dlm__truncate(drawing, d->V, p);
         total = dlm__total(d->V, p);
     }
-    if (out->target != NULL)
-        token = (size_t)out->target[place];
-    else if (drawing->temperature > 0)
-        token = dlm__draw(d->V, p, total, out->uniform[place], best);
-    out->token[place] = (int32_t)token;
-    if (out->log_probability == NULL) return;
-    out->log_probability[place] = drawing->temperature > 0 ? log((double)p[token] / total)
-                                  : token == best          ? 0
-                                                           : -(double)INFINITY;
+    for (size_t i = d->first[r]; i != NONE; i = d->wants[i].next) {
+        const request *want = &d->wants[i];
+        out->confidence[want->place] = confidence;
+        if (out->certainty != NULL) out->certainty[want->place] = certainty;
+        draw_at(d, want, p, total, best);
+    }
 }
 
 /* ---- groups ---------------------------------------------------------------------------------------------
  */
+
+/* The time that a sequence of L positions is at, `masked` of them masked. */
+static double time_of(const dlm_denoiser *d, size_t masked, size_t L) {
+    return dlm__sigma_inverse(d->model->layout->config.schedule, (double)masked / (double)L);
+}
 
 /* Behind the group its sequences once more, their fixed positions masked, with the same rows. */
 static void add_free_branch(dlm_denoiser *d) {
@@ -257,17 +296,50 @@ static void add_free_branch(dlm_denoiser *d) {
             masked += id == mask;
             d->ids[tokens + base + i] = id;
         }
-        d->times[d->S + s] =
-            (float)dlm__sigma_inverse(d->model->layout->config.schedule, (double)masked / (double)L);
+        d->times[d->S + s] = (float)time_of(d, masked, L);
         d->group_offsets[d->S + s + 1] = tokens + base + L;
     }
     for (size_t r = 0; r < d->R; r++) d->rows[d->R + r] = d->rows[r] + (int32_t)tokens;
 }
 
+/* The rows that are wanted of the group, ascending, each with all that it is wanted for. */
+static void list_rows(dlm_denoiser *d) {
+    d->R = 0;
+    for (size_t i = 0; i < d->group_offsets[d->S]; i++) d->first[i] = NONE;
+    for (size_t i = d->W; i-- > 0;) {
+        request *want = &d->wants[i];
+        want->next = d->first[want->position];
+        d->first[want->position] = i;
+    }
+    for (size_t s = 0; s < d->S; s++)
+        for (size_t i = d->group_offsets[s]; i < d->group_offsets[s + 1]; i++) {
+            if (d->first[i] == NONE) continue;
+            d->rows[d->R] = (int32_t)i;
+            d->owners[d->R] = s;
+            d->first[d->R++] = d->first[i];
+        }
+}
+
+/* The group's sequences will have fewer masks in later passes. */
+static void expect_times(dlm_denoiser *d) {
+    size_t n = 0;
+    if (d->prediction->fed != NULL) return;
+    for (size_t fewer = 1; fewer <= EXPECTED && n < EXPECTED; fewer++)
+        for (size_t s = 0; s < d->S && n < EXPECTED; s++) {
+            if (d->masked[s] <= fewer) continue;
+            const float t =
+                (float)time_of(d, d->masked[s] - fewer, d->group_offsets[s + 1] - d->group_offsets[s]);
+            if (n == 0 || d->expected[n - 1] != t) d->expected[n++] = t;
+        }
+    dlm__workspace_expect(d->workspace, n, d->expected);
+}
+
 /* Runs the gathered group and empties it. */
 static dlm_status run(dlm_denoiser *d, dlm_error *err) {
     if (d->S == 0) return DLM_OK;
+    list_rows(d);
     if (d->branches == 2) add_free_branch(d);
+    expect_times(d);
     const dlm_batch batch = {.seg = {d->branches * d->S, d->group_offsets},
                              .ids = d->ids,
                              .times = d->times,
@@ -284,9 +356,9 @@ static dlm_status run(dlm_denoiser *d, dlm_error *err) {
             const size_t b = d->members[d->owners[r]];
             return dlm__fail(err, DLM_NOT_FINITE,
                              "the probabilities at position %zu of sequence %zu are not finite",
-                             d->places[r] - d->offsets[b], b);
+                             place_of(d, r) - d->offsets[b], b);
         }
-    d->S = d->R = 0;
+    d->S = d->W = 0;
     return DLM_OK;
 }
 
@@ -312,27 +384,65 @@ static void list_present(dlm_denoiser *d, size_t s) {
     d->present_n[s] = distinct;
 }
 
-/* Adds sequence b to the group, at the time that it is told or that its masked share stands for. */
-static void gather(dlm_denoiser *d, size_t b) {
+/* What the network is shown of sequence b. */
+typedef struct view {
+    const int32_t *ids; /* (L) */
+    size_t L, masked;
+    float time;
+    uint64_t hash;
+} view;
+
+/* At the time that the sequence is told, or that its masked share stands for. */
+static view view_of(dlm_denoiser *d, size_t b) {
     const dlm_prediction *out = d->prediction;
-    const size_t first = d->offsets[b], L = d->offsets[b + 1] - first, base = d->group_offsets[d->S];
-    size_t masked = 0;
-    for (size_t i = 0; i < L; i++) {
-        d->ids[base + i] = out->ids[first + i];
-        masked += out->ids[first + i] == d->model->mask_id;
-        if (!out->wanted[first + i]) continue;
-        d->rows[d->R] = (int32_t)(base + i);
-        d->owners[d->R] = d->S;
-        d->places[d->R++] = first + i;
+    const size_t L = d->offsets[b + 1] - d->offsets[b];
+    view seen = {.ids = out->ids + d->offsets[b], .L = L};
+    for (size_t i = 0; i < L; i++) seen.masked += seen.ids[i] == d->model->mask_id;
+    out->times[b] = out->fed != NULL ? out->fed[b] : time_of(d, seen.masked, L);
+    seen.time = (float)out->times[b];
+    seen.hash = d->shares ? dlm__hash(seen.ids, L * sizeof *seen.ids, 0) : 0;
+    return seen;
+}
+
+/* The group sequence that looks like that; S: none. */
+static size_t find_same(const dlm_denoiser *d, const view *seen) {
+    for (size_t s = 0; s < d->S && d->shares; s++) {
+        const size_t base = d->group_offsets[s];
+        if (d->hashes[s] == seen->hash && d->times[s] == seen->time &&
+            d->group_offsets[s + 1] - base == seen->L &&
+            memcmp(d->ids + base, seen->ids, seen->L * sizeof *seen->ids) == 0)
+            return s;
     }
-    out->times[b] = out->fed != NULL
-                        ? out->fed[b]
-                        : dlm__sigma_inverse(d->model->layout->config.schedule, (double)masked / (double)L);
-    d->times[d->S] = (float)out->times[b];
+    return d->S;
+}
+
+/* Adds a sequence to the group, that of all sequences is b. */
+static void add_sequence(dlm_denoiser *d, size_t b, const view *seen) {
+    const size_t base = d->group_offsets[d->S];
+    memcpy(d->ids + base, seen->ids, seen->L * sizeof *seen->ids);
+    d->times[d->S] = seen->time;
+    d->hashes[d->S] = seen->hash;
+    d->masked[d->S] = seen->masked;
     d->members[d->S] = b;
-    d->group_offsets[d->S + 1] = base + L;
+    d->group_offsets[d->S + 1] = base + seen->L;
     if (penalises(d)) list_present(d, d->S);
     d->S++;
+}
+
+/* Adds what is wanted of sequence b, running the group before where it is full. */
+static dlm_status gather(dlm_denoiser *d, size_t b, dlm_error *err) {
+    const view seen = view_of(d, b);
+    size_t s = find_same(d, &seen);
+    if (s == d->S) {
+        if (s == d->sequences || d->group_offsets[s] + seen.L > d->capacity) DLM_TRY(run(d, err));
+        s = d->S;
+        add_sequence(d, b, &seen);
+    }
+    for (size_t i = 0; i < seen.L; i++)
+        if (d->prediction->wanted[d->offsets[b] + i])
+            d->wants[d->W++] =
+                (request){.position = d->group_offsets[s] + i, .place = d->offsets[b] + i, .next = NONE};
+    return DLM_OK;
 }
 
 static bool any(const uint8_t *wanted, size_t n) {
@@ -343,12 +453,9 @@ static bool any(const uint8_t *wanted, size_t n) {
 
 dlm_status dlm__denoise(dlm_denoiser *d, const dlm_prediction *prediction, dlm_error *err) {
     d->prediction = prediction;
-    d->S = d->R = 0;
-    for (size_t b = 0; b < d->n; b++) {
-        const size_t L = d->offsets[b + 1] - d->offsets[b];
-        if (!any(prediction->wanted + d->offsets[b], L)) continue;
-        if (d->S == d->sequences || d->group_offsets[d->S] + L > d->capacity) DLM_TRY(run(d, err));
-        gather(d, b);
-    }
+    d->S = d->W = 0;
+    for (size_t b = 0; b < d->n; b++)
+        if (any(prediction->wanted + d->offsets[b], d->offsets[b + 1] - d->offsets[b]))
+            DLM_TRY(gather(d, b, err));
     return run(d, err);
 }

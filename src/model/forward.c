@@ -7,7 +7,8 @@
 
 #include <string.h>
 
-/* ---- pieces that the backward pass uses too ----------------------------------------------------------- */
+/* ---- pieces that the other files of a pass use too ------------------------------------------------------
+ */
 
 void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtype type) {
     size_t row = width * dlm__dtype_size(type);
@@ -30,9 +31,8 @@ void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
     dlm__to_type(compute, network->layout->total, network->params, network->params_bf16, DLM_BF16);
 }
 
-/* y (rows, out) = x (rows, in) W^T + b. */
-static void linear(dlm_workspace *w, const dlm_network *network, size_t rows, size_t in, size_t out,
-                   const void *x, size_t weight, size_t bias, float *y) {
+void dlm__linear(dlm_workspace *w, const dlm_network *network, size_t rows, size_t in, size_t out,
+                 const void *x, size_t weight, size_t bias, float *y) {
     dlm_product product = {.M = rows, .N = out, .K = in, .transpose_b = true, .type = w->type};
     dlm__matmul(w->compute, &product, x, dlm__weights(network, weight), network->params + bias, y);
 }
@@ -104,27 +104,12 @@ static dlm_status begin(dlm_workspace *w, const dlm_network *network, const dlm_
     w->R = batch->R;
     w->S_rounded = dlm__round_rows(w->compute, w->S);
     w->T_rounded = dlm__round_rows(w->compute, w->T);
+    w->R_rounded = dlm__round_rows(w->compute, w->R);
     DLM_TRY(check_ids(batch->ids, w->T, w->layout->config.vocab_size, "id", err));
     DLM_TRY(place_rows(w, batch, err));
     w->row_seg = (dlm_segments){w->S, w->row_offsets};
+    dlm__find_runs(w, batch);
     return DLM_OK;
-}
-
-/* ---- time --------------------------------------------------------------------------------------------- */
-
-/* c = mlp.2(SiLU(mlp.0(features(t)))), and SiLU(c), which every adaLN takes. */
-static void embed_times(dlm_workspace *w, const dlm_network *network, const float *times) {
-    const dlm_layout *layout = w->layout;
-    size_t C = layout->config.hidden_size, S = w->S, rounded = w->S_rounded;
-    size_t features = (size_t)2 * DLM_TIME_FREQUENCIES;
-    dlm__time_features(w->compute, S, times, w->features, w->type);
-    dlm__zero_tail(w->features, S, rounded, features, w->type);
-    linear(w, network, rounded, features, C, w->features, layout->time0_w, layout->time0_b, w->time_hidden);
-    dlm__silu(w->compute, S * C, w->time_hidden, w->time_operand, w->type);
-    dlm__zero_tail(w->time_operand, S, rounded, C, w->type);
-    linear(w, network, rounded, C, C, w->time_operand, layout->time2_w, layout->time2_b, w->c);
-    dlm__silu(w->compute, S * C, w->c, w->condition, w->type);
-    dlm__zero_tail(w->condition, S, rounded, C, w->type);
 }
 
 /* ---- blocks ------------------------------------------------------------------------------------------- */
@@ -135,67 +120,120 @@ static void attend(dlm_workspace *w, const dlm_network *network, const dlm_block
     const dlm_config *config = &w->layout->config;
     size_t C = config->hidden_size, H = config->num_heads, D = C / H, T = w->T, rounded = w->T_rounded;
     const float *shift = mod.base, *scale = mod.base + C, *gate = mod.base + 2 * C;
-    dlm__modulated_norm(w->compute, w->seg, C, layer->h, shift, scale, mod.stride, layer->mean1, layer->rstd1,
-                        w->a, w->type);
+    dlm__modulated_norm(w->compute, w->runs, C, layer->h, shift, scale, mod.stride, layer->mean1,
+                        layer->rstd1, w->a, w->type);
     dlm__zero_tail(w->a, T, rounded, C, w->type);
-    linear(w, network, rounded, C, 3 * C, w->a, block->qkv_w, block->qkv_b, layer->qkv);
+    dlm__linear(w, network, rounded, C, 3 * C, w->a, block->qkv_w, block->qkv_b, layer->qkv);
     if (config->position == DLM_POSITION_BOTH) {
         dlm__rotate(w->compute, w->seg, H, D, w->cos_table, w->sin_table, false, layer->qkv);
     }
     dlm__attention(w->compute, w->seg, H, D, layer->qkv, layer->o, w->type, layer->lse);
     dlm__zero_tail(layer->o, T, rounded, C, w->type);
-    linear(w, network, rounded, C, C, layer->o, block->proj_w, block->proj_b, layer->y1);
-    dlm__gated_residual(w->compute, w->seg, C, layer->h, gate, mod.stride, layer->y1, w->mid);
+    dlm__linear(w, network, rounded, C, C, layer->o, block->proj_w, block->proj_b, layer->y1);
+    dlm__gated_residual(w->compute, w->runs, C, layer->h, gate, mod.stride, layer->y1, w->mid);
 }
 
-/* y2 = mlp(LN(mid) * (1 + scale2) + shift2); next = mid + gate2 * y2. */
+/* y2 = mlp(LN(mid) * (1 + scale2) + shift2); next = mid + gate2 * y2, of the rows in runs. */
 static void transform(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
-                      const dlm_layer *layer, dlm_modulation mod, float *next) {
+                      const dlm_layer *layer, dlm_modulation mod, dlm_segments runs, float *next) {
     size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
-    size_t T = w->T, rounded = w->T_rounded;
+    size_t n = runs.offsets[runs.n], rounded = dlm__round_rows(w->compute, n);
     const float *shift = mod.base + 3 * C, *scale = mod.base + 4 * C, *gate = mod.base + 5 * C;
-    dlm__modulated_norm(w->compute, w->seg, C, w->mid, shift, scale, mod.stride, layer->mean2, layer->rstd2,
+    dlm__modulated_norm(w->compute, runs, C, w->mid, shift, scale, mod.stride, layer->mean2, layer->rstd2,
                         w->a, w->type);
-    dlm__zero_tail(w->a, T, rounded, C, w->type);
-    linear(w, network, rounded, C, F, w->a, block->fc1_w, block->fc1_b, layer->f1);
-    dlm__gelu(w->compute, T * F, layer->f1, w->g, w->type);
-    dlm__zero_tail(w->g, T, rounded, F, w->type);
-    linear(w, network, rounded, F, C, w->g, block->fc2_w, block->fc2_b, layer->y2);
-    dlm__gated_residual(w->compute, w->seg, C, w->mid, gate, mod.stride, layer->y2, next);
+    dlm__zero_tail(w->a, n, rounded, C, w->type);
+    dlm__linear(w, network, rounded, C, F, w->a, block->fc1_w, block->fc1_b, layer->f1);
+    dlm__gelu(w->compute, n * F, layer->f1, w->g, w->type);
+    dlm__zero_tail(w->g, n, rounded, F, w->type);
+    dlm__linear(w, network, rounded, F, C, w->g, block->fc2_w, block->fc2_b, layer->y2);
+    dlm__gated_residual(w->compute, runs, C, w->mid, gate, mod.stride, layer->y2, next);
 }
 
+/* ---- the last block ----------------------------------------------------------------------------------- */
+
+/* The last block is read at the rows asked for alone, which have to see the keys and values of all. With
+ * training it is computed whole, since its backward pass walks over whole layers. */
+static bool only_rows(const dlm_workspace *w) {
+    return !w->size.training && w->R < w->T;
+}
+
+/* kv (T,2C): keys, turned by their positions, and values. */
+static void make_keys(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
+                      const dlm_layer *layer, dlm_modulation mod) {
+    const dlm_config *config = &w->layout->config;
+    size_t C = config->hidden_size, H = config->num_heads;
+    dlm__modulated_norm(w->compute, w->runs, C, layer->h, mod.base, mod.base + C, mod.stride, layer->mean1,
+                        layer->rstd1, w->a, w->type);
+    dlm__zero_tail(w->a, w->T, w->T_rounded, C, w->type);
+    dlm__linear(w, network, w->T_rounded, C, 2 * C, w->a, block->qkv_w + C * C, block->qkv_b + C, layer->qkv);
+    if (config->position == DLM_POSITION_LEARNED) return;
+    for (size_t s = 0; s < w->S; s++)
+        for (size_t t = w->seg.offsets[s]; t < w->seg.offsets[s + 1]; t++)
+            w->positions[t] = (int32_t)(t - w->seg.offsets[s]);
+    dlm__rotate_rows(w->compute, w->T, w->positions, H, C / H, 2 * C, w->cos_table, w->sin_table, layer->qkv);
+}
+
+/* q (R,C), from rows_h. */
+static void make_queries(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
+                         const dlm_layer *layer, dlm_modulation mod, const int32_t *rows, float *q) {
+    const dlm_config *config = &w->layout->config;
+    size_t C = config->hidden_size, H = config->num_heads;
+    dlm__modulated_norm(w->compute, w->row_runs, C, w->rows_h, mod.base, mod.base + C, mod.stride,
+                        layer->mean1, layer->rstd1, w->a, w->type);
+    dlm__zero_tail(w->a, w->R, w->R_rounded, C, w->type);
+    dlm__linear(w, network, w->R_rounded, C, C, w->a, block->qkv_w, block->qkv_b, q);
+    if (config->position == DLM_POSITION_LEARNED) return;
+    for (size_t r = 0; r < w->R; r++) w->row_positions[r] = w->positions[rows[r]];
+    dlm__rotate_rows(w->compute, w->R, w->row_positions, H, C / H, C, w->cos_table, w->sin_table, q);
+}
+
+/* The last block of the rows: rows_h (R,C) becomes the state behind it. */
+static void run_last(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
+                     const dlm_layer *layer, dlm_modulation mod, const int32_t *rows) {
+    size_t C = w->layout->config.hidden_size, H = w->layout->config.num_heads;
+    float *q = layer->y1;
+    if (w->R == 0) return;
+    make_keys(w, network, block, layer, mod);
+    dlm__gather_rows(w->compute, w->R, C, rows, layer->h, w->rows_h);
+    make_queries(w, network, block, layer, mod, rows, q);
+    dlm__attention_rows(w->compute, w->seg, w->row_seg, H, C / H, q, layer->qkv, layer->o, w->type);
+    dlm__zero_tail(layer->o, w->R, w->R_rounded, C, w->type);
+    dlm__linear(w, network, w->R_rounded, C, C, layer->o, block->proj_w, block->proj_b, layer->y1);
+    dlm__gated_residual(w->compute, w->row_runs, C, w->rows_h, mod.base + 2 * C, mod.stride, layer->y1,
+                        w->mid);
+    transform(w, network, block, layer, mod, w->row_runs, w->rows_h);
+}
+
+/* ---- all blocks --------------------------------------------------------------------------------------- */
+
+/* rows_h (R,C): the rows' states behind the last block. */
 static void run_blocks(dlm_workspace *w, const dlm_network *network, const dlm_batch *batch) {
     const dlm_layout *layout = w->layout;
-    size_t C = layout->config.hidden_size;
-    bool adaln = layout->config.time == DLM_TIME_ADALN;
+    size_t C = layout->config.hidden_size, depth = layout->config.depth;
     dlm__embed(w->compute, w->seg, C, batch->ids, network->params + layout->tok,
                network->params + layout->pos, w->layers[0].h);
-    if (adaln) embed_times(w, network, batch->times);
-    for (size_t i = 0; i < layout->config.depth; i++) {
+    dlm__begin_times(w, network);
+    for (size_t i = 0; i < depth; i++) {
         const dlm_block_layout *block = &layout->blocks[i];
         const dlm_layer *layer = &w->layers[i];
-        if (adaln) {
-            linear(w, network, w->S_rounded, C, 6 * C, w->condition, block->mod_w, block->mod_b, layer->mod);
+        dlm_modulation mod = dlm__block_modulation(w, network, i);
+        if (i == depth - 1 && only_rows(w)) {
+            run_last(w, network, block, layer, mod, batch->rows);
+            return;
         }
-        dlm_modulation mod = dlm__modulation(network, block->mod, layer->mod, 6);
         attend(w, network, block, layer, mod);
-        transform(w, network, block, layer, mod, w->layers[i + 1].h);
+        transform(w, network, block, layer, mod, w->runs, w->layers[i + 1].h);
     }
+    dlm__gather_rows(w->compute, w->R, C, batch->rows, w->layers[depth].h, w->rows_h);
 }
 
 /* ---- final layer -------------------------------------------------------------------------------------- */
 
-/* final_a = LN(h[rows]) * (1 + scale) + shift. */
-static void normalise_rows(dlm_workspace *w, const dlm_network *network, const int32_t *rows) {
-    const dlm_layout *layout = w->layout;
-    size_t C = layout->config.hidden_size;
-    if (layout->config.time == DLM_TIME_ADALN) {
-        linear(w, network, w->S_rounded, C, 2 * C, w->condition, layout->final_mod_w, layout->final_mod_b,
-               w->final_mod);
-    }
-    dlm_modulation mod = dlm__modulation(network, layout->final_mod, w->final_mod, 2);
-    dlm__gather_rows(w->compute, w->R, C, rows, w->layers[layout->config.depth].h, w->rows_h);
-    dlm__modulated_norm(w->compute, w->row_seg, C, w->rows_h, mod.base, mod.base + C, mod.stride,
+/* final_a = LN(rows_h) * (1 + scale) + shift. */
+static void normalise_rows(dlm_workspace *w, const dlm_network *network) {
+    size_t C = w->layout->config.hidden_size;
+    dlm_modulation mod = dlm__final_modulation(w, network);
+    dlm__modulated_norm(w->compute, w->row_runs, C, w->rows_h, mod.base, mod.base + C, mod.stride,
                         w->final_mean, w->final_rstd, w->final_a, w->type);
     dlm__zero_tail(w->final_a, w->R, dlm__round_up(w->R, w->chunk), C, w->type);
 }
@@ -205,8 +243,8 @@ static void compute_logits(dlm_workspace *w, const dlm_network *network, size_t 
     const dlm_layout *layout = w->layout;
     size_t C = layout->config.hidden_size;
     const unsigned char *a = (const unsigned char *)w->final_a + first * C * dlm__dtype_size(w->type);
-    linear(w, network, dlm__round_rows(w->compute, n), C, layout->config.vocab_size, a, layout->final_w,
-           layout->final_b, out);
+    dlm__linear(w, network, dlm__round_rows(w->compute, n), C, layout->config.vocab_size, a, layout->final_w,
+                layout->final_b, out);
 }
 
 static size_t chunk_at(const dlm_workspace *w, size_t first) {
@@ -219,7 +257,7 @@ dlm_status dlm__forward(dlm_workspace *workspace, const dlm_network *network, co
     DLM_TRY(begin(w, network, batch, err));
     size_t V = w->layout->config.vocab_size;
     run_blocks(w, network, batch);
-    normalise_rows(w, network, batch->rows);
+    normalise_rows(w, network);
     for (size_t first = 0, n; first < w->R; first += n) {
         n = chunk_at(w, first);
         bool fits = dlm__round_rows(w->compute, n) == n;
@@ -240,7 +278,7 @@ dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const
     DLM_TRY(begin(w, network, batch, err));
     DLM_TRY(check_ids(targets, w->R, V, "target", err));
     run_blocks(w, network, batch);
-    normalise_rows(w, network, batch->rows);
+    normalise_rows(w, network);
     for (size_t first = 0, n; first < w->R; first += n) {
         n = chunk_at(w, first);
         compute_logits(w, network, first, n, w->logits);

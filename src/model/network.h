@@ -75,7 +75,8 @@ const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name); /
 /* Initial values into params (total floats), by (seed, index of the parameter). */
 void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 
-/* ---- network (forward.c, backward.c) ------------------------------------------------------------------ */
+/* ---- network (forward.c, times.c, backward.c)
+ * ------------------------------------------------------------------ */
 
 /* Weights ready for products: the float32 block, and its bfloat16 copy where products take that. */
 typedef struct dlm_network {
@@ -95,16 +96,23 @@ typedef struct dlm_batch {
 } dlm_batch;
 
 /* Memory of a pass: activations for up to `tokens` positions in up to `sequences` sequences, of which up to
- * `rows` rows go through the final layer; with `training` also what the backward pass needs. Allocated once;
- * a pass allocates nothing. */
+ * `rows` rows go through the final layer; with `training` also what the backward pass needs. `times`: how
+ * many different times passes will have, if these are few and come again, so that what is made of them is
+ * kept; that takes at most 32 MB, and weights that stay as they are. Allocated once; a pass allocates
+ * nothing. */
 typedef struct dlm_workspace dlm_workspace;
 typedef struct dlm_workspace_size {
     size_t tokens, sequences, rows;
     bool training;
+    size_t times;
 } dlm_workspace_size;
 dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_compute *compute,
                                  dlm_workspace_size size, dlm_workspace **workspace, dlm_error *err);
 void dlm__workspace_free(dlm_workspace *workspace);
+
+/* Times (n) that passes after the next may have: what is made of them is made in the next one, where that
+ * costs nothing. They are borrowed until then. */
+void dlm__workspace_expect(dlm_workspace *workspace, size_t n, const float *times);
 
 /* logits (R,V) of the batch's rows. A batch larger than the workspace, or an id outside the vocabulary, is
  * DLM_ARGUMENT. */
@@ -119,7 +127,7 @@ dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const
                      dlm_error *err);
 
 /* State h (T,C) before block i (0 .. depth; depth is behind the last) of the last pass, and c (S,C) where the
- * model has it (NULL otherwise): for tests. h needs a training workspace. */
+ * model has it (NULL otherwise): for tests, with a training workspace. */
 const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i);
 const float *dlm__workspace_condition(const dlm_workspace *workspace);
 

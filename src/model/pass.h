@@ -35,6 +35,13 @@ typedef struct dlm_backward_memory {
     void *dlogits;             /* (chunk,V) operand; the logits themselves in float32 */
 } dlm_backward_memory;
 
+/* Modulations of times that passes had (times.c): (slots, 6C) of each block, then (slots, 2C). */
+typedef struct dlm_time_table {
+    size_t slots, known;
+    float *times; /* (slots) of which the first `known` have their modulations */
+    float *values;
+} dlm_time_table;
+
 struct dlm_workspace {
     const dlm_layout *layout;
     dlm_compute *compute;
@@ -45,13 +52,23 @@ struct dlm_workspace {
 
     /* the batch of the last pass */
     size_t S, T, R; /* its sequences, positions, rows */
-    size_t S_rounded, T_rounded;
+    size_t S_rounded, T_rounded, R_rounded;
     dlm_segments seg, row_seg; /* of its positions, and of its rows */
     size_t *row_offsets;       /* (S + 1) */
+    /* Runs of neighbouring sequences that share their modulations: with training each is one. */
+    dlm_segments runs, row_runs;
+    size_t *run_offsets, *run_row_offsets; /* (S + 1) */
+    float *run_times;                      /* (S) */
+    int32_t *run_slots;                    /* (S) of the table */
+    dlm_time_table table;
+    bool tabled; /* this pass's modulations are in the table */
+    const float *expected;
+    size_t expected_n;
+    int32_t *positions, *row_positions; /* (T), (R) in their sequences, with rotary positions */
 
     float *cos_table, *sin_table; /* (Lmax, D/2), with rotary positions */
     void *features;               /* (S,256) operand */
-    float *time_hidden;           /* (S,C) t_embedder.mlp.0's output */
+    float *time_hidden;           /* (S,C) t_embedder.mlp.0's output; here and below S: of the runs */
     void *time_operand;           /* (S,C) SiLU of it */
     float *c;                     /* (S,C) */
     void *condition;              /* (S,C) operand SiLU(c) */
@@ -67,7 +84,7 @@ struct dlm_workspace {
     dlm_backward_memory back;
 };
 
-/* Modulation vectors: vector k of sequence s is at base + k*C + s*stride. */
+/* Modulation vectors: vector k of run s is at base + k*C + s*stride. */
 typedef struct dlm_modulation {
     const float *base;
     size_t stride;
@@ -77,9 +94,23 @@ typedef struct dlm_modulation {
 void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtype type);
 /* The weights of a product in the network's operand type. */
 const void *dlm__weights(const dlm_network *network, size_t offset);
+/* y (rows, out) = x (rows, in) W^T + b. */
+void dlm__linear(dlm_workspace *workspace, const dlm_network *network, size_t rows, size_t in, size_t out,
+                 const void *x, size_t weight, size_t bias, float *y);
 /* Modulations of a block or the final layer: `learned` where time is none, else what the forward pass left in
  * `made` (S, n*C). */
 dlm_modulation dlm__modulation(const dlm_network *network, size_t learned, const float *made, size_t n);
+
+/* times.c. The runs of the batch whose seg and row_seg are set. */
+void dlm__find_runs(dlm_workspace *workspace, const dlm_batch *batch);
+/* What the modulations of this pass are made of. */
+void dlm__begin_times(dlm_workspace *workspace, const dlm_network *network);
+/* Those of block i, and of the final layer, until the next of them is asked for; with training they stay. */
+dlm_modulation dlm__block_modulation(dlm_workspace *workspace, const dlm_network *network, size_t i);
+dlm_modulation dlm__final_modulation(dlm_workspace *workspace, const dlm_network *network);
+/* As the workspace's size asks for. */
+dlm_status dlm__time_table_create(dlm_workspace *workspace, dlm_error *err);
+void dlm__time_table_free(dlm_workspace *workspace);
 
 /* d loss / d logits of rows first .. first + n - 1 is in back.dlogits (rows behind them zero): the final
  * linear's gradients, and back.dfinal of these rows. */

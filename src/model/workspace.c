@@ -87,7 +87,13 @@ static void lay(dlm_workspace *w) {
            S = dlm__round_rows(w->compute, w->size.sequences);
     size_t R = dlm__round_up(w->size.rows, w->chunk);
     w->row_offsets = dlm__arena_take(&w->arena, w->size.sequences + 1, sizeof *w->row_offsets);
+    w->run_offsets = dlm__arena_take(&w->arena, w->size.sequences + 1, sizeof *w->run_offsets);
+    w->run_row_offsets = dlm__arena_take(&w->arena, w->size.sequences + 1, sizeof *w->run_row_offsets);
+    w->run_times = dlm__arena_take(&w->arena, w->size.sequences, sizeof *w->run_times);
+    w->run_slots = dlm__arena_take(&w->arena, w->size.sequences, sizeof *w->run_slots);
     if (config->position == DLM_POSITION_BOTH) {
+        w->positions = dlm__arena_take(&w->arena, w->size.tokens, sizeof *w->positions);
+        w->row_positions = dlm__arena_take(&w->arena, w->size.rows, sizeof *w->row_positions);
         w->cos_table = floats(w, config->max_seq_len, half);
         w->sin_table = floats(w, config->max_seq_len, half);
     }
@@ -132,6 +138,7 @@ dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_c
         lay(w);
         status = dlm__arena_allocate(&w->arena, "workspace", err);
     }
+    if (status == DLM_OK) status = dlm__time_table_create(w, err);
     if (status != DLM_OK) {
         dlm__workspace_free(w);
         return status;
@@ -147,6 +154,7 @@ dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_c
 
 void dlm__workspace_free(dlm_workspace *workspace) {
     if (workspace == NULL) return;
+    dlm__time_table_free(workspace);
     dlm__arena_free(&workspace->arena);
     free(workspace->layers);
     free(workspace);

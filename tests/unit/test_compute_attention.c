@@ -116,3 +116,52 @@ static void rotation(dlm_compute *plain, dlm_compute *compute) {
 TEST(rotation) {
     for_each_isa(rotation);
 }
+
+/* Some queries, and rows turned by positions of their own, are those of all, bit for bit. */
+static void some_rows(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    for (size_t k = 0; k < SHAPES; k++) {
+        const size_t H = shapes[k][0], D = shapes[k][1], C = H * D;
+        float *qkv = random_floats(T * 3 * C, 1, 1), *q = random_floats(T * C, 1, 2),
+              *kv = random_floats(T * 2 * C, 1, 3);
+        buffer o[2] = {buffer_make(T * C, sizeof(float)), buffer_make(T * C, sizeof(float))};
+        size_t offsets[sizeof mixed_offsets / sizeof *mixed_offsets] = {0}, rows[T], R = 0;
+        for (size_t s = 0; s < mixed.n; s++) {
+            for (size_t t = mixed.offsets[s]; t < mixed.offsets[s + 1]; t++)
+                if (t % 3 != 1) rows[R++] = t;
+            offsets[s + 1] = R;
+        }
+        for (size_t r = 0; r < R; r++) memcpy(q + r * C, qkv + rows[r] * 3 * C, C * sizeof *q);
+        for (size_t t = 0; t < T; t++) memcpy(kv + t * 2 * C, qkv + t * 3 * C + C, 2 * C * sizeof *kv);
+        dlm__attention(compute, mixed, H, D, qkv, o[0].x, DLM_F32, NULL);
+        dlm__attention_rows(compute, mixed, (dlm_segments){mixed.n, offsets}, H, D, q, kv, o[1].x, DLM_F32);
+        for (size_t r = 0; r < R; r++)
+            CHECK_MEM_EQ((float *)o[1].x + r * C, (float *)o[0].x + rows[r] * C, C * sizeof *q);
+        buffer_free(o[0]), buffer_free(o[1]);
+        free(qkv), free(q), free(kv);
+    }
+}
+
+TEST(attention_of_some_rows) {
+    for_each_isa(some_rows);
+}
+
+static void rotated_rows(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    enum { H = 3, D = 20, C = H * D, LONGEST = 156 };
+    float cosine[LONGEST * D / 2], sine[LONGEST * D / 2];
+    int32_t positions[T];
+    float *start = random_floats(T * 3 * C, 1, 1), *want = copy_floats(start, T * 3 * C);
+    dlm__rotary_table(LONGEST, D, cosine, sine);
+    for (size_t s = 0; s < mixed.n; s++)
+        for (size_t t = mixed.offsets[s]; t < mixed.offsets[s + 1]; t++)
+            positions[t] = (int32_t)(t - mixed.offsets[s]);
+    dlm__rotate(compute, mixed, H, D, cosine, sine, false, want);
+    dlm__rotate_rows(compute, T, positions, (size_t)2 * H, D, (size_t)3 * C, cosine, sine, start);
+    CHECK_MEM_EQ(start, want, (size_t)T * 3 * C * sizeof *want);
+    free(start), free(want);
+}
+
+TEST(rotation_of_rows) {
+    for_each_isa(rotated_rows);
+}

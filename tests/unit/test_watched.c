@@ -4,6 +4,7 @@
 #include "training.h"
 
 #include "compute/compute.h"
+#include "diffusion/sampler.h"
 #include "model/model.h"
 #include "model/network.h"
 #include "text/byte_level.h"
@@ -128,6 +129,13 @@ static struct {
     size_t masks, positions, chunks;
 } rows;
 
+/* Products of so many columns: how many, and of how many rows together. */
+static struct {
+    bool on;
+    size_t modulation, hidden; /* columns: of adaLN's linear, of the first of the MLP */
+    size_t modulations, modulation_rows, hidden_rows;
+} products;
+
 void __real_dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
                         const float *bias, float *Y);
 void __wrap_dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
@@ -139,6 +147,11 @@ void __wrap_dlm__matmul(dlm_compute *compute, const dlm_product *product, const 
         rows.forward += product->M;
         rows.chunks++;
     }
+    if (products.on && product->N == products.modulation) {
+        products.modulations++;
+        products.modulation_rows += product->M;
+    }
+    if (products.on && product->N == products.hidden) products.hidden_rows += product->M;
     if (rows.on && product->K == V) rows.states += product->M;
     if (rows.on && product->M == V) rows.weights += product->K;
     __real_dlm__matmul(compute, product, A, B, bias, Y);
@@ -182,6 +195,61 @@ TEST(only_masked_rows_reach_the_final_layer) {
         CHECK_INT_EQ(rows.states, rows.forward);
         CHECK_INT_EQ(rows.weights, rows.forward);
     }
+}
+
+/* ---- what sampling leaves out -------------------------------------------------------------------------- */
+
+enum { TEXTS = 6, LENGTH = 24, DEPTH = 3, CHANNELS = 16, HIDDEN = 80 };
+
+/* Six texts, one token revealed a step; the number of products in `products`. */
+static void sample_texts(const char *isa, dlm_time time, int32_t ids[TEXTS * LENGTH]) {
+    const dlm_config config = {.vocab_size = 37,
+                               .max_seq_len = LENGTH,
+                               .hidden_size = CHANNELS,
+                               .depth = DEPTH,
+                               .num_heads = 2,
+                               .mlp_ratio = (double)HIDDEN / CHANNELS,
+                               .time = time,
+                               .position = DLM_POSITION_BOTH};
+    dlm_sample_options options = dlm_sample_defaults();
+    size_t lengths[TEXTS], forwards;
+    dlm_model *model;
+    dlm_error err;
+    options.reveals_per_step = 1;
+    for (size_t i = 0; i < TEXTS; i++) lengths[i] = LENGTH;
+    for (size_t i = 0; i < (size_t)TEXTS * LENGTH; i++) ids[i] = 2;
+    REQUIRE_OK(dlm_model_random(&config, DLM_PRECISION_F32, 1, &model, &err), &err);
+    memset(&products, 0, sizeof products);
+    products.on = true;
+    products.modulation = 6 * (size_t)CHANNELS;
+    products.hidden = HIDDEN;
+    CHECK_OK(dlm__sample(isa, model, &options, 0, TEXTS, lengths, ids, NULL, NULL, &forwards, &err), &err);
+    products.on = false;
+    CHECK_INT_EQ(forwards, LENGTH);
+    dlm_model_free(model);
+}
+
+/* The modulations of a time are made once for all texts, and where products have rows to spare (none in the
+ * plain loops) with those of later times. */
+TEST(modulations_are_made_once) {
+    int32_t ids[TEXTS * LENGTH];
+    sample_texts("reference", DLM_TIME_ADALN, ids);
+    CHECK_INT_EQ(products.modulation_rows, DEPTH * LENGTH);
+    if (strcmp(dlm_backend(), "reference") == 0) return;
+    sample_texts("baseline", DLM_TIME_ADALN, ids);
+    CHECK_INT_EQ(products.modulations, DEPTH * 2); /* 16 times each */
+}
+
+/* The texts, all masks, go through the first step as one; and the last block's MLP sees masked rows alone. */
+TEST(rows_are_left_out) {
+    int32_t ids[TEXTS * LENGTH];
+    size_t want = DEPTH * LENGTH;
+    sample_texts("reference", DLM_TIME_NONE, ids);
+    for (size_t i = 0; i < TEXTS; i++)
+        for (size_t j = 0; j < i; j++)
+            CHECK(memcmp(ids + i * LENGTH, ids + j * LENGTH, LENGTH * sizeof *ids) != 0);
+    for (size_t left = LENGTH - 1; left > 0; left--) want += TEXTS * ((DEPTH - 1) * LENGTH + left);
+    CHECK_INT_EQ(products.hidden_rows, want);
 }
 
 /* ---- files --------------------------------------------------------------------------------------------- */
