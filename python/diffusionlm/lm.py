@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import tempfile
 from typing import TYPE_CHECKING, Any, Iterator, Sequence, Union
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence, Union
 import numpy as np
 
 from . import stream as streams
-from ._library import Ids, Progress, errors
+from ._library import Ids, errors
+from .hub import download
 from .model import Model
+from .progress import Shown, showing
 from .sampling import FillOptions, GenerateOptions, RewriteOptions, SamplerOptions, count, known, takes
 from .templates import Filled, Template, fill_ids, template_of
 from .tokenizer import Tokenizer
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_REPO = "tchauffi/diffusionlm-from-scratch"
 
 Path = Union[str, "os.PathLike[str]"]
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 
 
 def check_device(device: Any) -> None:
@@ -87,18 +92,17 @@ class DiffusionLM:
         precision: str | None = None,
         schedule: str | None = None,
         heads: int | None = None,
-        progress: Progress | None = None,
+        progress: Shown = "auto",
     ) -> Self:
         """From what Model.load takes: a model or run folder, a .pt or .safetensors file, an id of the Hugging Face Hub.
 
-        tokenizer: instead of the one beside the model: a folder or tokenizer.json, a Tokenizer, or one of the Hugging
-        Face libraries. device: None or "cpu". The others as of Model.load.
+        tokenizer: instead of the one beside the model: a folder or tokenizer.json, an id of the Hub, a Tokenizer, or
+        one of the Hugging Face libraries. device: None or "cpu". progress: of a download, as of download. The others as
+        of Model.load.
         """
         check_device(device)
-        options: dict[str, Any] = dict(
-            weights=weights, precision=precision, schedule=schedule, heads=heads, progress=progress
-        )
-        return cls(load_with(source, tokenizer, **options))
+        options: dict[str, Any] = dict(weights=weights, precision=precision, schedule=schedule, heads=heads)
+        return cls(load_with(source, tokenizer, progress=progress, **options))
 
     # ---- what sampling needs ----
 
@@ -309,10 +313,12 @@ class DiffusionLM:
         return f"<diffusionlm.{type(self).__name__} of {self.model!r}>"
 
 
-def load_with(source: Path, tokenizer: Any, **options: Any) -> Model:
+def load_with(source: Path, tokenizer: Any, *, progress: Shown = "auto", **options: Any) -> Model:
     """Model.load with any tokenizer: one that is no path goes through a folder of its own."""
-    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        return Model.load(source, tokenizer=tokenizer, **options)
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer_from(tokenizer).save(folder)
-        return Model.load(source, tokenizer=folder, **options)
+    with showing(progress) as shown, tempfile.TemporaryDirectory() as folder:
+        if not (tokenizer is None or isinstance(tokenizer, (str, os.PathLike))):
+            tokenizer_from(tokenizer).save(folder)
+            tokenizer = folder
+        elif isinstance(tokenizer, str) and _HUB_ID.fullmatch(tokenizer) and not os.path.exists(tokenizer):
+            tokenizer = download(tokenizer, "tokenizer.json", progress=progress).folder
+        return Model.load(source, tokenizer=tokenizer, progress=shown, **options)
