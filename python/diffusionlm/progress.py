@@ -185,10 +185,10 @@ def showing(shown: Shown) -> Iterator[Progress | None]:
 
         def text() -> str:
             rate = (done - first) / (seconds - since) if seconds > since else 0.0
-            amount = f"{count_text(done)}/{count_text(total)}" if total else count_text(done)
+            amount = f"  {count_text(done)}" + (f"/{count_text(total)}" if total else "") if done or total else ""
             left = f"  {clock_text((total - done) / rate)} left" if total and rate else ""
             speed = f"  {count_text(rate)}/s" if rate else ""
-            return f"{stage}  {amount}{speed}{left}"
+            return f"{stage}{amount}{speed}{left}"
 
         pace.draw(lambda: done / total if total else None, text)
 

@@ -42,7 +42,7 @@ def measure_speed(
 
     work: "forward" (the logits of every position), "sample" (Model.sample by its defaults, from masks) or "train" (a
     step by the defaults of the model's recipe). sequences: worked on at once; 1 if not given. length: positions of
-    each; 80. seconds: the work is repeated for so long, and three times at least; 1. seed: of the ids; 0. progress:
+    each; 80, or as many as the model takes. seconds: the work is repeated for so long, and three times at least; 1. seed: of the ids; 0. progress:
     None, "auto", True, or a function(stage, done, total, seconds), in repetitions, whose true value stops with
     Cancelled.
     """
@@ -51,6 +51,8 @@ def measure_speed(
         lib.dlm_speed_defaults(),
         {"work": work, "sequences": sequences, "length": length, "seconds": seconds, "seed": seed},
     )
+    if length is None:
+        options.struct.length = min(options.struct.length, model.config.max_seq_len)
     speed = ffi.new("dlm_speed *")
     with showing(progress) as shown:
         watch = Watch(shown)

@@ -52,7 +52,7 @@ class Copying:
 
 
 class _Texts:
-    """A dlm_texts, with what it points to."""
+    """A dlm_texts, and what it points to, which lives as long as this object."""
 
     def __init__(self, texts: Any) -> None:
         self.packed = Packed(texts, "texts")
@@ -65,8 +65,9 @@ class _Texts:
 
 def measure(texts: Any) -> TextStatistics:
     """How varied texts are."""
+    given = _Texts(texts)
     measured = ffi.new("dlm_text_statistics *")
-    call(lib.dlm_texts_measure, _Texts(texts).struct, measured)
+    call(lib.dlm_texts_measure, given.struct, measured)
     return TextStatistics(**structure(measured[0]))
 
 
