@@ -42,9 +42,9 @@ def measure_speed(
 
     work: "forward" (the logits of every position), "sample" (Model.sample by its defaults, from masks) or "train" (a
     step by the defaults of the model's recipe). sequences: worked on at once; 1 if not given. length: positions of
-    each; 80, or as many as the model takes. seconds: the work is repeated for so long, and three times at least; 1. seed: of the ids; 0. progress:
-    None, "auto", True, or a function(stage, done, total, seconds), in repetitions, whose true value stops with
-    Cancelled.
+    each; 80, or as many as the model takes. seconds: the work is repeated for so long, and three times at least; 1.
+    seed: of the ids; 0. progress: None, "auto", True, or a function(stage, done, total, seconds), in repetitions, whose
+    true value stops with Cancelled.
     """
     options = Options(
         "dlm_speed_options",

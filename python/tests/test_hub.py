@@ -92,7 +92,7 @@ def test_a_model_of_the_hub(hub, golden):
     assert {told[0] for told in seen} == {ID, *names}  # the list of files, then each
 
 
-# ---- errors -----------------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_errors_are_classes(hub, tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_arguments(hub):
     assert not hub.requests
 
 
-# ---- progress, and stopping ---------------------------------------------------------------------------------------------------
+# ---- progress, and stopping ------------------------------------------------------------------------------------------
 
 
 def test_progress(hub, capfd):

@@ -48,7 +48,7 @@ def test_likelihoods_are_pytorchs(golden, tmp_path, folder, schedule):
         assert list(got.forwards) == [math.ceil(len(one) / int(per_step)) for one in ids]
 
 
-# ---- enumeration of what a small model can write ----------------------------------------------------------------------
+# ---- enumeration of what a small model can write ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_bound_by_plain_loops(little):
     assert got.nats.shape == (1,) and math.isclose(got.nats[0], total, rel_tol=1e-5)
 
 
-# ---- as the command -----------------------------------------------------------------------------------------------------
+# ---- as the command --------------------------------------------------------------------------------------------------
 
 
 def near(figure, value):
@@ -210,7 +210,7 @@ def test_texts_are_their_ids(model, original_model):
     assert not original.config.end_token and original.nelbo(text).nats == original.nelbo(ids).nats
 
 
-# ---- what it refuses -------------------------------------------------------------------------------------------------------
+# ---- what it refuses -------------------------------------------------------------------------------------------------
 
 
 def test_refusals(model, little, small_model, golden):
@@ -253,7 +253,7 @@ def test_nothing_is_scored_of_nothing(model):
         assert model.score(empty).log_likelihood.shape == (0,)
 
 
-# ---- progress, and Ctrl-C ---------------------------------------------------------------------------------------------------
+# ---- progress, and Ctrl-C --------------------------------------------------------------------------------------------
 
 
 def test_progress_and_stopping(model, small_model):

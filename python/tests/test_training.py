@@ -55,7 +55,7 @@ def same_state(a, b):
     assert len(rows(a)) == len(rows(b))
 
 
-# ---- as the command ---------------------------------------------------------------------------------------------------
+# ---- as the command --------------------------------------------------------------------------------------------------
 
 
 def test_steps_are_the_commands(run, data, tmp_path):
@@ -125,7 +125,7 @@ def test_recipes(data, tmp_path):
         assert trainer.data.documents == 200 and trainer.report is None and not trainer.finished
 
 
-# ---- from text files ----------------------------------------------------------------------------------------------------
+# ---- from text files -------------------------------------------------------------------------------------------------
 
 
 def test_text_files_as_by_the_command(run, text, tmp_path):
@@ -174,7 +174,7 @@ def test_text_that_stopped_is_gone_on_with(text, tmp_path):
     assert train(files=text, run=tmp_path / "run", vocab_size=300, steps=1, resume=True, **TINY, **QUIET).step == 1
 
 
-# ---- stopped and resumed ----------------------------------------------------------------------------------------------------
+# ---- stopped and resumed ---------------------------------------------------------------------------------------------
 
 LONG = {**TINY, "steps": 40, "log_every": 5, "eval_every": 20, "sample_every": 15, "save_every": 10, "progress": False}
 
@@ -274,7 +274,7 @@ def test_interrupts(data, tmp_path, way, after):
     same_state(*runs)
 
 
-# ---- what it refuses ----------------------------------------------------------------------------------------------------------
+# ---- what it refuses -------------------------------------------------------------------------------------------------
 
 
 def test_refusals(data, text, whole, tmp_path):
@@ -328,7 +328,7 @@ def test_values_that_are_not_finite(data, tmp_path):
     assert checkpoint(run).name == state
 
 
-# ---- TensorBoard ------------------------------------------------------------------------------------------------------------
+# ---- TensorBoard -----------------------------------------------------------------------------------------------------
 
 
 def test_tensorboard_reads_it(whole):
@@ -342,7 +342,7 @@ def test_tensorboard_reads_it(whole):
     assert [e.step for e in events.Tensors("samples")] == [15, 30, 40]
 
 
-# ---- what is shown ------------------------------------------------------------------------------------------------------------
+# ---- what is shown ---------------------------------------------------------------------------------------------------
 
 
 class Screen(io.StringIO):
