@@ -265,7 +265,7 @@ def test_progress_and_stopping(model, small_model):
     }
     for stage, measure in calls.items():
         seen = []
-        measure(lambda *told: seen.append(told))
+        measure(lambda *told, seen=seen: seen.append(told))
         assert seen and {told[0] for told in seen} == {stage}
         assert all(0 <= done <= total for _, done, total, _ in seen)
         with pytest.raises(errors.Cancelled):

@@ -33,7 +33,7 @@ def test_defaults(random_model):
 def test_progress_and_stopping(random_model):
     for work in ("forward", "sample", "train"):
         seen = []
-        random_model.measure_speed(work, seconds=0.25, progress=lambda *told: seen.append(told))
+        random_model.measure_speed(work, seconds=0.25, progress=lambda *told, seen=seen: seen.append(told))
         assert seen and {told[0] for told in seen} == {"speed"} and {told[2] for told in seen} == {0}
         with pytest.raises(errors.Cancelled):
             random_model.measure_speed(work, seconds=1000, progress=lambda *told: True)

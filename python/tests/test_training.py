@@ -409,7 +409,8 @@ assert len({name for _, _, name in shown}) == 1  # one display
 assert [update for _, update, _ in shown][0] in (None, False) and all(update for _, update, _ in shown[1:])
 assert len(shown) > 1
 html = shown[-1][0]
-assert '<progress value="1.0000" max="1">' in html and "step 8/8" in html and "<div>step 8: held-out NELBO" in html, html
+assert '<progress value="1.0000" max="1">' in html and "step 8/8" in html, html
+assert "<div>step 8: held-out NELBO" in html, html
 print("shown", len(shown))
 """
 
