@@ -747,7 +747,7 @@ DLM_API dlm_status dlm_copying_measure(const dlm_texts *texts, const uint32_t *s
  * long, the longest that is left, whole; where the documents are fewer than n, the shortest lengths get none.
  */
 typedef struct dlm_matched {
-    size_t n;            /* texts: n of the call, or the documents if they are fewer */
+    size_t n; /* texts: n of the call, or the documents if they are fewer; from the longest to the shortest */
     uint64_t *documents; /* (n) which document each was, from 0 */
     size_t *lengths;     /* (n) */
     int32_t *ids;        /* (T) packed */

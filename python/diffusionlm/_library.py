@@ -218,7 +218,15 @@ def as_ids(values: ArrayLike, what: str = "ids") -> Ids:
         low, high = int(array.min()), int(array.max())
         if low < -(2**31) or high >= 2**31:
             raise errors.ArgumentError(f"{what} are from {low} to {high}, which do not fit 32 bits")
-    return np.ascontiguousarray(array, np.int32)
+    return np.ascontiguousarray(array, np.int32).reshape(array.shape)  # a number alone stays one
+
+
+def as_lengths(values: ArrayLike, what: str = "lengths") -> NDArray[np.uintp]:
+    """Numbers of tokens (n), none of them negative."""
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or int(array.min()) < 0)):
+        raise errors.ArgumentError(f"{what} are a list of whole numbers, none of them negative")
+    return np.ascontiguousarray(array, np.uintp)
 
 
 class _Borrowed:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._library import Ids, Options, Progress, Watch, call, errors, ffi, lib, path_bytes, pointer, structure
+from ._library import Ids, Options, Progress, Watch, as_lengths, call, errors, ffi, lib, path_bytes, pointer, structure
 from .documents import Documents, Paths, opened
 from .tokenizer import Tokenizer, tokenizer_of
 
@@ -60,8 +60,9 @@ class Data:
     def match(self, lengths: ArrayLike, seed: int = 0) -> tuple[NDArray[np.uint64], list[Ids]]:
         """Documents to hold beside texts of these lengths (n): for each one document, none of them twice, drawn by seed
         among those that have at least so many tokens, and cut to that length; where none is left that is so long, the
-        longest that is left. Returns which documents they are (n), and the ids of each."""
-        wanted = np.ascontiguousarray(np.asarray(lengths), np.uintp)
+        longest that is left. Returns which documents they are (n), from that of the longest text to that of the
+        shortest, and the ids of each."""
+        wanted = as_lengths(lengths)
         matched = ffi.new("dlm_matched *")
         call(lib.dlm_data_match, self._pointer, pointer(wanted), wanted.size, seed, matched)
         try:

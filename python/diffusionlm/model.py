@@ -182,7 +182,7 @@ class Model:
 
     @property
     def source(self) -> str | None:
-        """The file that the weights came from."""
+        """The file that the weights came from; "memory" for random ones."""
         return text_of(lib.dlm_model_source(self._pointer)) or None
 
     @property

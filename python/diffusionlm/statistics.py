@@ -11,7 +11,7 @@ from typing import Any, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._library import Options, Packed, Watch, call, errors, ffi, lib, pointer, structure
+from ._library import Options, Packed, Watch, as_lengths, call, errors, ffi, lib, pointer, structure
 from .data import Data, data_of
 from .progress import Shown, showing
 
@@ -73,10 +73,7 @@ def measure(texts: Any) -> TextStatistics:
 
 def lengths(lengths: ArrayLike) -> LengthStatistics:
     """How numbers of tokens (n) spread."""
-    array = np.asarray(lengths)
-    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or int(array.min()) < 0)):
-        raise errors.ArgumentError("lengths are a list of whole numbers, none of them negative")
-    numbers = np.ascontiguousarray(array, np.uintp)
+    numbers = as_lengths(lengths)
     measured = ffi.new("dlm_length_statistics *")
     call(lib.dlm_lengths_measure, pointer(numbers), numbers.size, measured)
     return LengthStatistics(**structure(measured[0]))
