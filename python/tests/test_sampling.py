@@ -517,12 +517,15 @@ def test_ctrl_c_ends_a_long_call(small_model, what):
         [sys.executable, "-c", INTERRUPTED, str(small_model), what],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert child.stdout.readline() == "ready\n"
-    time.sleep(0.5)
-    assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    sent = time.monotonic()
-    out, err = child.communicate(timeout=60)
+    try:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert time.monotonic() - sent < 10
     assert (child.returncode, out) == (0, "interrupted\n1 (1, 5)\n"), err
 

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -113,6 +114,52 @@ def test_what_a_callback_changes_is_followed_too(model):
     want = model.sample(start, seed=2, fixed=fixed, on_step=meddle)
     ids, _ = followed(model.stream(start, seed=2, fixed=fixed, on_step=meddle), [start], model.mask_id)
     assert (ids[0] == want).all() and want[0] == 70
+
+
+@pytest.mark.parametrize(
+    "options, typed",
+    [
+        (dict(temperature=0, corrector_frac=0.3), ["--temperature", 0, "--corrector-frac", 0.3]),
+        (dict(order="ancestral", remask="cap", eta=0.2, steps=30), ["--remask", "cap", "--eta", 0.2, "--steps", 30]),
+        (dict(prompt="Once upon a time"), ["--prompt", "Once upon a time"]),
+    ],
+    ids=str,
+)
+def test_its_steps_are_those_that_the_command_writes(lm, small_model, run, tmp_path, options, typed):
+    """generate --trace. At temperature 0 most tokens that are drawn anew are the same again, and count as a change."""
+    trace = tmp_path / "trace"
+    run(
+        "generate",
+        "-m",
+        small_model,
+        "-n",
+        2,
+        "--length",
+        20,
+        "--seed",
+        4,
+        "--precision",
+        "f32",
+        "--trace",
+        trace,
+        *typed,
+    )
+    lines = [json.loads(line) for line in trace.read_text().splitlines()[1:]]
+    want = [
+        [(line["step"], line["changes"]) for line in lines if line["index"] == i and "changes" in line] for i in (0, 1)
+    ]
+    got = [[], []]
+    for step in lm.stream(n=2, seq_len=20, seed=4, **options):
+        for i in (0, 1):
+            places, ids = step.positions[step.positions[:, 0] == i, 1], step.ids[step.positions[:, 0] == i]
+            sure = [step.confidence[i, at] if id >= 0 else 0.0 for at, id in zip(places, ids)]
+            if len(places) > 0:
+                got[i].append((step.step, [list(change) for change in zip(places.tolist(), ids.tolist(), sure)]))
+    for i in (0, 1):
+        changed = [(step, [change[:2] for change in changes]) for step, changes in want[i] if changes]
+        assert [(step, [change[:2] for change in changes]) for step, changes in got[i]] == changed
+        sure = [change[2] for _, changes in got[i] for change in changes]
+        np.testing.assert_allclose(sure, [change[2] for _, changes in want[i] for change in changes], rtol=1e-6)
 
 
 # ---- DiffusionLM.stream ----------------------------------------------------------------------------------------
