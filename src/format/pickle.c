@@ -85,6 +85,10 @@ struct dlm_pickle {
 };
 
 #define NO_REF UINT32_MAX
+/* Objects, and marks, that a pickle may make: twice what the deepest model with the longest histogram of
+ * lengths takes, and no more memory than such a model's own. A few bytes of an archive inflate to millions.
+ */
+#define OBJECTS_MOST ((size_t)1 << 22)
 
 /* ---- errors and memory --------------------------------------------------------------------------------- */
 
@@ -100,10 +104,9 @@ static dlm_status push_ref(dlm_pickle *p, refs *to, dlm_pickle_ref ref) {
     return DLM_OK;
 }
 
-/* A new node on the stack. Every opcode that makes one takes a byte, so there are no more than the input has
- * bytes. */
+/* A new node on the stack. */
 static dlm_status push_value(dlm_pickle *p, dlm_pickle_value value) {
-    if (p->n == NO_REF) return malformed(p, "more objects than can be counted");
+    if (p->n == OBJECTS_MOST) return malformed(p, "more objects than any state dict has");
     dlm_pickle_value *grown = dlm__grow(p->values, &p->capacity, p->n + 1, sizeof *grown);
     if (grown == NULL) return dlm__fail_memory(p->err, p->name, p->n * sizeof *grown);
     p->values = grown;
@@ -196,6 +199,7 @@ static dlm_status pop_mark(dlm_pickle *p, size_t *first) {
 }
 
 static dlm_status push_mark(dlm_pickle *p) {
+    if (p->marks_n == OBJECTS_MOST) return malformed(p, "more marks than any state dict has");
     size_t *grown = dlm__grow(p->marks, &p->marks_capacity, p->marks_n + 1, sizeof *grown);
     if (grown == NULL) return dlm__fail_memory(p->err, p->name, p->marks_n * sizeof *grown);
     p->marks = grown;
@@ -253,7 +257,8 @@ static dlm_status add_marked(dlm_pickle *p, dlm_pickle_kind kind) {
 static dlm_status memoize(dlm_pickle *p, uint64_t place) {
     if (p->stack.n <= floor_of(p)) return malformed(p, "its stack is empty");
     /* Places come one after the other in what Python writes; a far one would only cost memory. */
-    if (place > p->size) return malformed(p, "a place in its memo that it cannot have");
+    if (place > p->size || place >= OBJECTS_MOST)
+        return malformed(p, "a place in its memo that it cannot have");
     while (p->memo.n <= place) DLM_TRY(push_ref(p, &p->memo, NO_REF));
     p->memo.list[place] = p->stack.list[p->stack.n - 1];
     return DLM_OK;

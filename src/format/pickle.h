@@ -3,8 +3,8 @@
  * its name; nothing is ever called. Protocols 2 to 5 (Python's pickletools.py describes the opcodes).
  *
  * Values are nodes of one table, referred to by number, so that what a pickle names twice is there once, and
- * no input can make more nodes than it has bytes. A container may hold itself; whoever walks values has to
- * bound the depth. */
+ * no input can make more nodes than it has bytes, or than 2^22. A container may hold itself; whoever walks
+ * values has to bound the depth. */
 #ifndef DLM_PICKLE_H
 #define DLM_PICKLE_H
 

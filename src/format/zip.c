@@ -92,6 +92,57 @@ static dlm_status check_claims(const dlm_zip *zip, const claims *sum, uint64_t f
     return DLM_OK;
 }
 
+/* ---- entries that share bytes ------------------------------------------------------------------------- */
+
+/* Where the bytes of an entry that begins to be read are, which libzip tells only by where it reads the first
+ * of them. */
+static bool find_bytes(const dlm_zip *zip, zip_file_t *file, uint64_t *offset) {
+    char first;
+    if (zip_fread(file, &first, 1) != 1) return false;
+    *offset = zip->place.last;
+    return true;
+}
+
+typedef struct extent {
+    uint64_t first, size;
+    const char *name;
+} extent;
+
+static int by_place(const void *left, const void *right) {
+    const extent *a = left, *b = right;
+    return (a->first > b->first) - (a->first < b->first);
+}
+
+/* An entry without a first byte is left to dlm__zip_read, which says what is wrong with it. */
+static bool find_extent(const dlm_zip *zip, const dlm_zip_entry *entry, extent *at) {
+    zip_stat_t about;
+    zip_file_t *file = entry->size == 0 ? NULL : zip_fopen_index(zip->archive, entry->index, 0);
+    if (file == NULL) return false;
+    const bool found =
+        zip_stat_index(zip->archive, entry->index, 0, &about) == 0 && find_bytes(zip, file, &at->first);
+    at->size = about.comp_size;
+    at->name = entry->name;
+    (void)zip_fclose(file);
+    return found;
+}
+
+static dlm_status check_extents(const dlm_zip *zip, dlm_error *err) {
+    extent *all = dlm__calloc(zip->n + 1, sizeof *all);
+    if (all == NULL) return dlm__fail_memory(err, zip->name, zip->n * sizeof *all);
+    size_t n = 0;
+    for (size_t i = 0; i < zip->n; i++) n += find_extent(zip, &zip->entries[i], &all[n]);
+    qsort(all, n, sizeof *all, by_place);
+    dlm_status status = DLM_OK;
+    for (size_t i = 1; i < n && status == DLM_OK; i++)
+        if (all[i].first - all[i - 1].first < all[i - 1].size)
+            status = dlm__fail(err, DLM_FORMAT, "%s: its entries %.80s and %.80s overlap", zip->name,
+                               all[i - 1].name, all[i].name);
+    free(all);
+    return status;
+}
+
+/* ---- the directory ------------------------------------------------------------------------------------ */
+
 static dlm_status read_directory(dlm_zip *zip, uint64_t file_size, dlm_error *err) {
     const zip_int64_t n = zip_get_num_entries(zip->archive, 0);
     claims sum = {0};
@@ -102,7 +153,8 @@ static dlm_status read_directory(dlm_zip *zip, uint64_t file_size, dlm_error *er
     if (zip->entries == NULL) return dlm__fail_memory(err, zip->name, (size_t)n * sizeof *zip->entries);
     for (uint64_t i = 0; i < (uint64_t)n; i++) DLM_TRY(read_entry(zip, i, &sum, err));
     qsort(zip->entries, zip->n, sizeof *zip->entries, by_name);
-    return check_claims(zip, &sum, file_size, err);
+    DLM_TRY(check_claims(zip, &sum, file_size, err));
+    return check_extents(zip, err);
 }
 
 /* ---- the file, as libzip asks for it ------------------------------------------------------------------- */
@@ -298,14 +350,6 @@ static dlm_status read_deflated(const dlm_zip *zip, zip_file_t *file, const dlm_
         done += (uint64_t)n;
     }
     return DLM_OK;
-}
-
-/* Where the entry's bytes begin, which libzip tells only by where it reads its first one. */
-static bool find_bytes(dlm_zip *zip, zip_file_t *file, uint64_t *offset) {
-    char first;
-    if (zip_fread(file, &first, 1) != 1) return false;
-    *offset = zip->place.last;
-    return true;
 }
 
 dlm_status dlm__zip_read(dlm_zip *zip, const dlm_zip_entry *entry, void *bytes, dlm_error *err) {

@@ -237,6 +237,26 @@ TEST(malformed) {
     REFUSED("\x80\x02NNb.", "has none");
 }
 
+/* A few kilobytes of an archive inflate to megabytes of opcodes, and each would be an object. */
+static void many_refused(char opcode, const char *says) {
+    const size_t n = (size_t)5 << 20;
+    dlm_pickle *pickle = NULL;
+    dlm_error err;
+    char *bytes = malloc(n);
+    REQUIRE(bytes != NULL);
+    memset(bytes, opcode, n);
+    memcpy(bytes, "\x80\x02N", 3);
+    CHECK_STATUS(dlm__pickle_parse("f", bytes, n, &pickle, &err), DLM_FORMAT, &err);
+    CHECK_SAYS(&err, says);
+    free(bytes);
+}
+
+TEST(more_than_a_state_dict) {
+    many_refused(']', "byte 4194307 of its pickle: more objects than any state dict has");
+    many_refused((char)0x85, "more objects than any state dict has");
+    many_refused('(', "byte 4194308 of its pickle: more marks than any state dict has");
+}
+
 /* A list that holds itself is a value; a list of pairs that is asked for again and again is not copied
  * without end. */
 TEST(references_to_itself) {

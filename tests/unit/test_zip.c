@@ -97,6 +97,47 @@ TEST(overlapping_entries) {
     refused(image, "f");
 }
 
+/* The second of two entries begins at the local header that stands inside the first, so that both together
+ * claim no more than there is; a gap in front makes room for it. */
+TEST(entries_that_share_bytes) {
+    const zip_part inner = {"b", "within", 6};
+    zip_image within = zip_make(&inner, 1);
+    const zip_part both[] = {{"a", within.bytes, within.directory}, {"b", "within", 6}};
+    zip_image image = zip_make(both, 2);
+    zip_image other = {.bytes = malloc(image.n + 100)};
+    REQUIRE(other.bytes != NULL);
+    const size_t gap = ZIP_LOCAL + 1 + 6, first = ZIP_LOCAL + 1 + within.directory;
+    memcpy(other.bytes, image.bytes, first); /* a's header and bytes, the header of b among them */
+    memset(other.bytes + first, 0, gap);
+    memcpy(other.bytes + first + gap, image.bytes + image.directory, image.n - image.directory);
+    other.n = image.n;
+    /* In the directory, which is where it was, b begins where a's bytes do. */
+    unsigned char *entry = other.bytes + image.directory + ZIP_CENTRAL + 1;
+    memset(entry + 42, 0, 4);
+    entry[42] = ZIP_LOCAL + 1;
+    refused(other, "f: its entries a and b overlap");
+    free(image.bytes);
+    free(within.bytes);
+}
+
+/* A 0 byte in a name makes it no other entry's name. */
+TEST(names_with_zeros) {
+    const zip_part twins[] = {{"a", "1", 1}, {"a-x", "2", 1}};
+    zip_image image = zip_make(twins, 2);
+    char byte = 0;
+    dlm_error err;
+    image.bytes[ZIP_LOCAL + 1 + 1 + ZIP_LOCAL + 1] = 0;
+    image.bytes[image.directory + ZIP_CENTRAL + 1 + ZIP_CENTRAL + 1] = 0;
+    dlm_zip *zip = parse(&image);
+    REQUIRE(zip != NULL);
+    CHECK_INT_EQ(dlm__zip_count(zip), 2);
+    CHECK(strcmp(dlm__zip_at(zip, 0)->name, dlm__zip_at(zip, 1)->name) != 0);
+    CHECK_OK(dlm__zip_read(zip, dlm__zip_find(zip, "a"), &byte, &err), &err);
+    CHECK_INT_EQ(byte, '1');
+    dlm__zip_close(zip);
+    free(image.bytes);
+}
+
 /* An archive may not inflate to far more than it is. */
 TEST(bombs) {
     const size_t size = (size_t)100 << 20;
