@@ -33,7 +33,8 @@ static const option options[] = {
                    "where IN has both and OUT can hold them"),
     OPTION_ROW(convert_settings, model.options.tokenizer, .name = "tokenizer", .letter = 't',
                .kind = OPTION_TEXT, .argument = "DIR",
-               .help = "a tokenizer instead of the one beside the model, for a model folder"),
+               .help =
+                   "a tokenizer, or one of the Hub, instead of the one beside the model, for a model folder"),
     OPTION_ROW(convert_settings, model.options.schedule, .name = "schedule", .kind = OPTION_CHOICE,
                .choices = schedule_choices, .help = "a masking schedule instead of the model's own"),
     HEADS_ROW(convert_settings, model),

@@ -23,7 +23,7 @@ static void defaults(void *settings) {
 static const option options[] = {
     OPTION_ROW(info_settings, model.options.tokenizer, .name = "tokenizer", .letter = 't',
                .kind = OPTION_TEXT, .argument = "DIR",
-               .help = "a tokenizer instead of the one beside the model"),
+               .help = "a tokenizer, or one of the Hub, instead of the one beside the model"),
     OPTION_ROW(info_settings, model.options.weights, .name = "weights", .kind = OPTION_CHOICE,
                .choices = weights_choices, .help = "the moving average of training, or the last weights"),
     HEADS_ROW(info_settings, model),
@@ -107,8 +107,11 @@ static void print_table(const dlm_model *model) {
     const dlm_config *config = dlm_model_config(model);
     char count[32];
     printf("source        %s\n", dlm_model_source(model));
-    printf("model         vocabulary %zu, length %zu, channels %zu, blocks %zu, heads %zu, mlp ratio %g\n",
-           config->vocab_size, config->max_seq_len, config->hidden_size, config->depth, config->num_heads,
+    char heads[40] = "not told (--heads)"; /* by a state dict alone */
+    if (config->num_heads > 0) (void)snprintf(heads, sizeof heads, "%zu", config->num_heads);
+    printf("stored as     %s\n", dlm_model_stored(model));
+    printf("model         vocabulary %zu, length %zu, channels %zu, blocks %zu, heads %s, mlp ratio %g\n",
+           config->vocab_size, config->max_seq_len, config->hidden_size, config->depth, heads,
            config->mlp_ratio);
     printf("kind          time %s, position %s, schedule %s\n", time_choices[config->time],
            position_choices[config->position], schedule_choices[config->schedule]);
@@ -140,7 +143,7 @@ static void print_parameters(const dlm_model *model) {
         dlm_parameter parameter = dlm_model_parameter(model, i);
         char shape[80];
         write_shape(&parameter, shape, sizeof shape);
-        printf("  %-36s %s\n", parameter.name, shape);
+        printf("  %-36s %-16s %s\n", parameter.name, shape, parameter.stored);
     }
 }
 
@@ -151,8 +154,9 @@ static json_t *describe_parameters(const dlm_model *model) {
         json_t *shape = json_array();
         for (size_t j = 0; j < parameter.ndim; j++)
             (void)json_array_append_new(shape, json_integer((json_int_t)parameter.shape[j]));
-        (void)json_array_append_new(all, json_pack("{s:s, s:o, s:I}", "name", parameter.name, "shape", shape,
-                                                   "count", (json_int_t)parameter.count));
+        (void)json_array_append_new(all, json_pack("{s:s, s:o, s:I, s:s}", "name", parameter.name, "shape",
+                                                   shape, "count", (json_int_t)parameter.count, "stored",
+                                                   parameter.stored));
     }
     return all;
 }
@@ -169,12 +173,14 @@ static json_t *describe_groups(const dlm_model *model) {
 static json_t *describe(const dlm_model *model) {
     const dlm_config *config = dlm_model_config(model);
     const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);
-    json_t *all = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:s}", "source",
-                            json_name(dlm_model_source(model)), "vocab_size", (json_int_t)config->vocab_size,
-                            "max_seq_len", (json_int_t)config->max_seq_len, "hidden_size",
-                            (json_int_t)config->hidden_size, "depth", (json_int_t)config->depth, "num_heads",
-                            (json_int_t)config->num_heads, "mlp_ratio", config->mlp_ratio, "time",
-                            time_choices[config->time], "position", position_choices[config->position]);
+    json_t *all = json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:o, s:f, s:s, s:s}", "source",
+                            json_name(dlm_model_source(model)), "stored", dlm_model_stored(model),
+                            "vocab_size", (json_int_t)config->vocab_size, "max_seq_len",
+                            (json_int_t)config->max_seq_len, "hidden_size", (json_int_t)config->hidden_size,
+                            "depth", (json_int_t)config->depth, "num_heads",
+                            config->num_heads > 0 ? json_integer((json_int_t)config->num_heads) : json_null(),
+                            "mlp_ratio", config->mlp_ratio, "time", time_choices[config->time], "position",
+                            position_choices[config->position]);
     json_t *more = json_pack(
         "{s:{s:s, s:b, s:b, s:f, s:s}, s:s, s:I, s:o, s:o, s:o}", "diffusion", "schedule",
         schedule_choices[config->schedule], "end_token", (int)config->end_token, "padded",

@@ -22,7 +22,8 @@ static void defaults(void *settings) {
 
 static const option options[] = {
     OPTION_ROW(prepare_settings, tokenizer, .name = "tokenizer", .letter = 't', .kind = OPTION_TEXT,
-               .argument = "DIR", .required = true, .help = "a tokenizer.json or the folder that holds one"),
+               .argument = "DIR", .required = true,
+               .help = "a tokenizer.json, the folder that holds one, or a repository of the Hub"),
     OPTION_ROW(prepare_settings, output, .name = "output", .letter = 'o', .kind = OPTION_TEXT,
                .argument = "DATA", .required = true, .help = "the folder to make"),
     OPTION_ROW(prepare_settings, prepare.seq_len, .name = "seq-len", .kind = OPTION_SIZE, .argument = "N",

@@ -119,7 +119,8 @@ static void use_defaults(void *settings) {
 
 #define TOKENIZER_ROW                                                                            \
     OPTION_ROW(use_settings, tokenizer, .name = "tokenizer", .letter = 't', .kind = OPTION_TEXT, \
-               .argument = "DIR", .required = true, .help = "a tokenizer.json or the folder that holds one")
+               .argument = "DIR", .required = true,                                              \
+               .help = "a tokenizer.json, the folder that holds one, or a repository of the Hub")
 
 static const option encode_options[] = {
     TOKENIZER_ROW,

@@ -152,7 +152,8 @@ static const option options[] = {
     COUNT_ROW(save_every, "save-every", "steps between checkpoints; 0: only the last"),
     COUNT_ROW(keep, "keep", "checkpoints kept, besides the best and the latest; 0: all"),
     OPTION_ROW(train_settings, tokenizer, .name = "tokenizer", .letter = 't', .kind = OPTION_TEXT,
-               .argument = "DIR", .help = "with FILE...: a tokenizer to use in place of a new one"),
+               .argument = "DIR",
+               .help = "with FILE...: a tokenizer, or one of the Hub, in place of a new one"),
     OPTION_ROW(train_settings, vocab_size, .name = "vocab-size", .kind = OPTION_SIZE, .argument = "N",
                .min = 260, .max = 1e6, .word = "auto", .word_value = 0,
                .help =

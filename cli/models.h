@@ -37,7 +37,7 @@ extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
 #define MODEL_READING_ROWS(settings, at)                                                                \
     OPTION_INNER_ROW(settings, at, model_choice, options.tokenizer, .name = "tokenizer", .letter = 't', \
                      .kind = OPTION_TEXT, .argument = "DIR",                                            \
-                     .help = "a tokenizer instead of the one beside the model"),                        \
+                     .help = "a tokenizer, or one of the Hub, instead of the one beside the model"),    \
         OPTION_INNER_ROW(settings, at, model_choice, options.weights, .name = "weights",                \
                          .kind = OPTION_CHOICE, .choices = weights_choices,                             \
                          .help = "the moving average of training, or the last weights"),                \

@@ -143,7 +143,9 @@ typedef struct dlm_tokenizer_info {
     bool add_prefix_space;
 } dlm_tokenizer_info;
 
-/* From a tokenizer.json, or a folder that holds one. */
+/* From a tokenizer.json, or a folder that holds one. Where no such path exists, the id of a repository on the
+ * Hub that has one, "org/name" or "name", either with "@revision": tokenizer.json and tokenizer_config.json
+ * of it are downloaded as dlm_hub_download does. */
 DLM_API dlm_status dlm_tokenizer_load(const char *path, dlm_tokenizer **tokenizer, dlm_error *err);
 /* From n bytes of a tokenizer.json; name is for messages. */
 DLM_API dlm_status dlm_tokenizer_parse(const char *name, const char *json, size_t n,
@@ -285,7 +287,7 @@ typedef struct dlm_model_options {
         weights; /* EMA; of a model folder model.safetensors or raw.safetensors, of a .pt "model" or "raw" */
     dlm_precision precision; /* AUTO */
     const char
-        *tokenizer; /* NULL: the one beside the model, if there is one; else a folder or tokenizer.json */
+        *tokenizer; /* NULL: the one beside the model, if there is one; else what dlm_tokenizer_load takes */
     int schedule;   /* -1: the model's own; else a dlm_schedule that overrides it */
     size_t heads;   /* 0: as its config says; else the heads of a state dict that comes without config */
     dlm_progress progress; /* NULL; of a download from the Hub, as in dlm_hub_options */
@@ -308,6 +310,9 @@ DLM_API const dlm_tokenizer *dlm_model_tokenizer(const dlm_model *model);
 DLM_API dlm_precision dlm_model_precision(const dlm_model *model);
 /* The file that the weights came from. */
 DLM_API const char *dlm_model_source(const dlm_model *model);
+/* How its parameters are stored there: as dlm_parameter has it where all are alike, else "mixed". NULL: not
+ * from a file. */
+DLM_API const char *dlm_model_stored(const dlm_model *model);
 /* Document lengths seen in training: counts[i] documents of i tokens with the end token, i = 0 .. *n - 1 (*n
  * is max_seq_len + 1; longer documents count as max_seq_len). NULL when the model has none. */
 DLM_API const uint64_t *dlm_model_lengths(const dlm_model *model, size_t *n);
@@ -317,6 +322,8 @@ typedef struct dlm_parameter {
     const char *name;
     size_t ndim, shape[3], count;
     const float *values; /* belongs to the model; NULL when weights were not loaded */
+    const char
+        *stored; /* how its file has it: "float32", "bfloat16", "float16" or "float64"; NULL: no file */
 } dlm_parameter;
 DLM_API size_t dlm_model_parameters(const dlm_model *model);
 DLM_API dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i);
@@ -330,7 +337,8 @@ DLM_API dlm_status dlm_model_logits(const dlm_model *model, const int32_t *ids, 
 DLM_API dlm_status dlm_model_random(const dlm_config *config, dlm_precision precision, uint64_t seed,
                                     dlm_model **model, dlm_error *err);
 
-/* Config, parameters and tokenizer of a model, read without its weights. Free the model as usual. */
+/* Config, parameters and tokenizer of a model, read without its weights. Of a state dict that comes without
+ * config the number of heads stays unknown, num_heads 0, unless options give it. Free the model as usual. */
 DLM_API dlm_status dlm_model_inspect(const char *path, const dlm_model_options *options, dlm_model **model,
                                      dlm_error *err);
 

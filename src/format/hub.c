@@ -102,43 +102,75 @@ void dlm_hub_files_free(dlm_hub_files *files) {
     *files = (dlm_hub_files){0};
 }
 
-/* ---- models ------------------------------------------------------------------------------------------- */
+/* ---- models and tokenizers ---------------------------------------------------------------------------- */
 
-enum { MODEL_FILES = 4 };
+/* What is wanted of a repository, and what it is called. */
+typedef enum wanted { MODEL, RAW_MODEL, TOKENIZER } wanted;
+static const struct {
+    const char *name, *needs;
+} words[] = {[MODEL] = {"model", "neither model.safetensors nor final.pt"},
+             [RAW_MODEL] = {"model", "neither model.safetensors nor final.pt"},
+             [TOKENIZER] = {"tokenizer", "no tokenizer.json"}};
 
-/* Which of the listed files make a model; none: NULL comes first. */
-static size_t choose_files(const dlm_hub_listing *listing, bool raw, const char *chosen[MODEL_FILES]) {
-    const char *const weights[] = {raw ? "raw.safetensors" : "model.safetensors", "final.pt",
-                                   "model.safetensors"};
-    static const char *const others[] = {"config.json", "tokenizer.json", "tokenizer_config.json"};
+enum { FILES_MOST = 4 };
+
+/* Which of the listed files are wanted: the first of those that there must be one of, then the others that
+ * there are; 0: none of the former. */
+static size_t choose_files(const dlm_hub_listing *listing, wanted what, const char *chosen[FILES_MOST]) {
+    static const char *const needed[][3] = {
+        [MODEL] = {"model.safetensors", "final.pt", NULL},
+        [RAW_MODEL] = {"raw.safetensors", "final.pt", "model.safetensors"},
+        [TOKENIZER] = {"tokenizer.json", NULL, NULL}};
+    static const char *const others[][3] = {
+        [MODEL] = {"config.json", "tokenizer.json", "tokenizer_config.json"},
+        [RAW_MODEL] = {"config.json", "tokenizer.json", "tokenizer_config.json"},
+        [TOKENIZER] = {"tokenizer_config.json", NULL, NULL}};
     size_t n = 0;
-    for (size_t i = 0; n == 0 && i < sizeof weights / sizeof *weights; i++) {
-        if (dlm__hub_listed(listing, weights[i])) chosen[n++] = weights[i];
+    for (size_t i = 0; n == 0 && i < 3 && needed[what][i] != NULL; i++) {
+        if (dlm__hub_listed(listing, needed[what][i])) chosen[n++] = needed[what][i];
     }
-    for (size_t i = 0; n > 0 && i < sizeof others / sizeof *others; i++) {
-        if (dlm__hub_listed(listing, others[i])) chosen[n++] = others[i];
+    for (size_t i = 0; n > 0 && i < 3 && others[what][i] != NULL; i++) {
+        if (dlm__hub_listed(listing, others[what][i])) chosen[n++] = others[what][i];
     }
     return n;
 }
 
-static dlm_status fetch_model(session *made, bool raw, char **folder, dlm_error *err) {
+static dlm_status fetch_wanted(session *made, wanted what, char **folder, dlm_error *err) {
     dlm_hub_listing listing;
     bool cached;
     DLM_TRY(dlm__hub_list(made->client, &made->repo, &listing, &cached, err));
-    const char *chosen[MODEL_FILES];
-    const size_t n = choose_files(&listing, raw, chosen);
+    const char *chosen[FILES_MOST];
+    const size_t n = choose_files(&listing, what, chosen);
     dlm_hub_files got = {0};
     dlm_status status;
     if (n > 0)
         status = fetch_files(made, listing.commit, chosen, n, &got, err);
     else
-        status =
-            dlm__fail(err, DLM_NOT_FOUND, "%s@%s %sholds no model: neither model.safetensors nor final.pt",
-                      made->repo.id, made->repo.revision, cached ? "in the cache " : "");
+        status = dlm__fail(err, DLM_NOT_FOUND, "%s@%s %sholds no %s: %s", made->repo.id, made->repo.revision,
+                           cached ? "in the cache " : "", words[what].name, words[what].needs);
     dlm__hub_listing_free(&listing);
     *folder = got.folder;
     got.folder = NULL;
     dlm_hub_files_free(&got);
+    return status;
+}
+
+static dlm_status find_folder(const char *id, wanted what, dlm_progress progress, void *user, char **folder,
+                              dlm_error *err) {
+    const dlm_hub_options options = {.kind = DLM_REPO_MODEL, .progress = progress, .user = user};
+    session made = {0};
+    *folder = NULL;
+    dlm_status status = begin(id, &options, &made, err);
+    dlm_error why = {0};
+    if (status == DLM_OK) {
+        status = fetch_wanted(&made, what, folder, &why);
+        if (status == DLM_CANCELLED || status == DLM_MEMORY)
+            (void)dlm__fail(err, status, "%s", why.message);
+        else if (status != DLM_OK)
+            (void)dlm__fail(err, status, "%s: no such file or folder, and as a %s of the Hub: %s", id,
+                            words[what].name, why.message);
+    }
+    end(&made);
     return status;
 }
 
@@ -155,19 +187,10 @@ bool dlm__hub_is_model(const char *model) {
 
 dlm_status dlm__hub_model_folder(const char *id, bool raw, dlm_progress progress, void *user, char **folder,
                                  dlm_error *err) {
-    const dlm_hub_options options = {.kind = DLM_REPO_MODEL, .progress = progress, .user = user};
-    session made = {0};
-    *folder = NULL;
-    dlm_status status = begin(id, &options, &made, err);
-    dlm_error why = {0};
-    if (status == DLM_OK) {
-        status = fetch_model(&made, raw, folder, &why);
-        if (status == DLM_CANCELLED || status == DLM_MEMORY)
-            (void)dlm__fail(err, status, "%s", why.message);
-        else if (status != DLM_OK)
-            (void)dlm__fail(err, status, "%s: no such file or folder, and as a model of the Hub: %s", id,
-                            why.message);
-    }
-    end(&made);
-    return status;
+    return find_folder(id, raw ? RAW_MODEL : MODEL, progress, user, folder, err);
+}
+
+dlm_status dlm__hub_tokenizer_folder(const char *id, dlm_progress progress, void *user, char **folder,
+                                     dlm_error *err) {
+    return find_folder(id, TOKENIZER, progress, user, folder, err);
 }

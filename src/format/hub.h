@@ -188,7 +188,8 @@ dlm_status dlm__hub_list(dlm_hub_client *client, const dlm_hub_repo *repo, dlm_h
 
 /* ---- models (hub.c) ----------------------------------------------------------------------------------- */
 
-/* Does MODEL name one of the Hub: no path that exists, no file by its ending, but an id? */
+/* Does the name of a model or a tokenizer mean one of the Hub: no path that exists, no file by its ending,
+ * but an id? */
 bool dlm__hub_is_model(const char *model);
 /* Downloads the model ID or ID@REVISION, as much of it as loading takes: its folder in the cache; free() it.
  * model.safetensors or, with raw, raw.safetensors, where the repository has them, or else final.pt; with
@@ -196,5 +197,8 @@ bool dlm__hub_is_model(const char *model);
  * such path either. */
 dlm_status dlm__hub_model_folder(const char *id, bool raw, dlm_progress progress, void *user, char **folder,
                                  dlm_error *err);
+/* The same of its tokenizer: tokenizer.json, with tokenizer_config.json where it has that. */
+dlm_status dlm__hub_tokenizer_folder(const char *id, dlm_progress progress, void *user, char **folder,
+                                     dlm_error *err);
 
 #endif

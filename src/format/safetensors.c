@@ -343,12 +343,15 @@ dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tenso
 /* ---- as tensors of any file --------------------------------------------------------------------------- */
 
 static dlm_tensor tensor_at(const void *given, size_t i) {
+    static const char *const numbers[DLM_ST_OTHER + 1] = {[DLM_ST_F32] = "float32",
+                                                          [DLM_ST_F16] = "float16",
+                                                          [DLM_ST_BF16] = "bfloat16",
+                                                          [DLM_ST_F64] = "float64"};
     const dlm_safetensors *file = given;
     const dlm_st_tensor *from = file->by_name[i].tensor;
     dlm_tensor tensor = {.name = from->name,
                          .type_name = from->type_name,
-                         .floating = from->type == DLM_ST_F32 || from->type == DLM_ST_F16 ||
-                                     from->type == DLM_ST_BF16 || from->type == DLM_ST_F64,
+                         .number = numbers[from->type],
                          .ndim = from->ndim,
                          .count = from->count};
     memcpy(tensor.shape, from->shape, sizeof tensor.shape);

@@ -9,7 +9,7 @@
 typedef struct dlm_tensor {
     const char *name;      /* belongs to the file */
     const char *type_name; /* as the file has it */
-    bool floating;         /* holds floating-point numbers */
+    const char *number;    /* "float32", "bfloat16", "float16", "float64"; NULL: holds no such numbers */
     size_t ndim, shape[DLM_TENSOR_DIMS], count;
 } dlm_tensor;
 
@@ -19,7 +19,7 @@ typedef struct dlm_tensors {
     size_t n;
     void *file;
     dlm_tensor (*at)(const void *file, size_t i); /* in the order of their names, all different */
-    /* Tensor i, which is `floating`, as count float32. */
+    /* Tensor i, which has a `number`, as count float32. */
     dlm_status (*floats)(void *file, size_t i, float *values, dlm_error *err);
 } dlm_tensors;
 

@@ -372,7 +372,7 @@ static dlm_tensor tensor_at(const state_dict *dict, size_t i) {
     const dlm_pickle_view *view = from->value->view;
     dlm_tensor tensor = {.name = from->name,
                          .type_name = names[from->value->type],
-                         .floating = true,
+                         .number = names[from->value->type],
                          .ndim = view->ndim,
                          .count = (size_t)view->count};
     for (size_t axis = 0; axis < view->ndim; axis++) tensor.shape[axis] = (size_t)view->shape[axis];

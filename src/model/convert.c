@@ -48,6 +48,7 @@ static dlm_status convert(conversion *c, const char *from, const char *to, const
                           dlm_error *err) {
     bool raw = false;
     DLM_TRY(dlm_model_inspect(from, &options->model, &c->model, err));
+    if (c->model->layout->config.num_heads == 0) return dlm__fail_heads(c->model->source, err);
     DLM_TRY(dlm__source_open(from, options->model.weights, &c->sources[0], err));
     DLM_TRY(dlm__weights_check(c->model->layout, &c->sources[0].tensors, err));
     if (options->both) DLM_TRY(open_raw(c, from, &raw, err));

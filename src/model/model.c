@@ -2,6 +2,7 @@
 #include "model/source.h"
 
 #include "format/hub.h"
+#include "text/tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -78,14 +79,31 @@ static dlm_status set_special_ids(dlm_model *model, dlm_error *err) {
     return DLM_OK;
 }
 
-/* The tokenizer at `given`, or the one in folder where that has one; either may be NULL. */
-static dlm_status load_tokenizer(dlm_model *model, const char *given, const char *folder, dlm_error *err) {
-    if (given != NULL) {
-        DLM_TRY(dlm_tokenizer_load(given, &model->tokenizer, err));
+/* The tokenizer that the options name, or the one in folder (NULL: none) where that has one. */
+static dlm_status load_tokenizer(dlm_model *model, const dlm_model_options *options, const char *folder,
+                                 dlm_error *err) {
+    if (options->tokenizer != NULL) {
+        DLM_TRY(dlm__tokenizer_load(options->tokenizer, options->progress, options->user, &model->tokenizer,
+                                    err));
     } else if (folder != NULL && holds(folder, "tokenizer.json")) {
-        DLM_TRY(dlm_tokenizer_load(folder, &model->tokenizer, err));
+        DLM_TRY(dlm__tokenizer_read(folder, &model->tokenizer, err));
     }
     return set_special_ids(model, err);
+}
+
+dlm_status dlm__tokenizer_load(const char *name, dlm_progress progress, void *user, dlm_tokenizer **tokenizer,
+                               dlm_error *err) {
+    char *folder;
+    *tokenizer = NULL;
+    if (!dlm__hub_is_model(name)) return dlm__tokenizer_read(name, tokenizer, err);
+    DLM_TRY(dlm__hub_tokenizer_folder(name, progress, user, &folder, err));
+    const dlm_status status = dlm__tokenizer_read(folder, tokenizer, err);
+    free(folder);
+    return status;
+}
+
+dlm_status dlm_tokenizer_load(const char *path, dlm_tokenizer **tokenizer, dlm_error *err) {
+    return dlm__tokenizer_load(path, NULL, NULL, tokenizer, err);
 }
 
 /* ---- loading ------------------------------------------------------------------------------------------ */
@@ -104,16 +122,40 @@ static dlm_status check_options(const dlm_model_options *options, dlm_error *err
     return DLM_OK;
 }
 
+/* The parameter table; one head stands for heads that nobody told, which it does not depend on. */
+static dlm_status lay_out(dlm_model *model, const dlm_config *config, dlm_error *err) {
+    dlm_config known = *config;
+    if (known.num_heads == 0) known.num_heads = 1;
+    DLM_TRY(dlm__layout_create(&known, &model->layout, err));
+    model->layout->config.num_heads = config->num_heads;
+    model->network.layout = model->layout;
+    return DLM_OK;
+}
+
+/* Checks the tensors, and keeps in mind what numbers they are. */
+static dlm_status look_at_tensors(dlm_model *model, const dlm_tensors *tensors, dlm_error *err) {
+    const dlm_layout *layout = model->layout;
+    DLM_TRY(dlm__weights_check(layout, tensors, err));
+    model->stored = dlm__calloc(layout->n, sizeof *model->stored);
+    if (model->stored == NULL) return dlm__fail_memory(err, tensors->path, layout->n * sizeof *model->stored);
+    for (size_t i = 0; i < layout->n; i++) {
+        size_t at;
+        if (dlm__tensors_find(tensors, layout->params[i].name, &at))
+            model->stored[i] = tensors->at(tensors->file, at).number;
+    }
+    return DLM_OK;
+}
+
 /* Everything but the tokenizer; with_values: the weights too. */
 static dlm_status read_model(dlm_model *model, const dlm_source *source, const dlm_model_options *options,
                              bool with_values, dlm_error *err) {
     dlm_config config;
     DLM_TRY(dlm__source_config(source, options->heads, &config, &model->lengths, err));
     if (options->schedule >= 0) config.schedule = (dlm_schedule)options->schedule;
-    DLM_TRY(dlm__layout_create(&config, &model->layout, err));
-    model->network.layout = model->layout;
+    if (with_values && config.num_heads == 0) return dlm__fail_heads(source->file, err);
+    DLM_TRY(lay_out(model, &config, err));
     DLM_TRY(dlm__precision_type(options->precision, &model->network.type, err));
-    DLM_TRY(dlm__weights_check(model->layout, &source->tensors, err));
+    DLM_TRY(look_at_tensors(model, &source->tensors, err));
     if (!with_values) return DLM_OK;
     DLM_TRY(allocate_network(model, err));
     DLM_TRY(dlm__weights_read(model->layout, &source->tensors, model->network.params, err));
@@ -133,7 +175,7 @@ static dlm_status load_files(dlm_model *model, const char *path, const dlm_model
         source.file = source.folder = NULL;
         dlm__source_close(&source);
     }
-    if (status == DLM_OK) status = load_tokenizer(model, options->tokenizer, folder, err);
+    if (status == DLM_OK) status = load_tokenizer(model, options, folder, err);
     free(folder);
     return status;
 }
@@ -199,7 +241,8 @@ static dlm_status fill_model(dlm_model *model, const dlm_config *config, const f
     else
         memset(model->network.params, 0, bytes);
     DLM_TRY(convert_network(model, err));
-    return load_tokenizer(model, tokenizer_dir, NULL, err);
+    if (tokenizer_dir != NULL) DLM_TRY(dlm__tokenizer_read(tokenizer_dir, &model->tokenizer, err));
+    return set_special_ids(model, err);
 }
 
 dlm_status dlm__model_create(const dlm_config *config, const float *params, const char *tokenizer_dir,
@@ -241,6 +284,7 @@ void dlm_model_free(dlm_model *model) {
     free(model->network.params_bf16);
     dlm_tokenizer_free(model->tokenizer);
     free(model->lengths);
+    free(model->stored);
     free(model->source);
     free(model);
 }
@@ -263,6 +307,14 @@ const char *dlm_model_source(const dlm_model *model) {
     return model->source;
 }
 
+const char *dlm_model_stored(const dlm_model *model) {
+    if (model->stored == NULL) return NULL;
+    for (size_t i = 1; i < model->layout->n; i++) {
+        if (strcmp(model->stored[i], model->stored[0]) != 0) return "mixed";
+    }
+    return model->stored[0];
+}
+
 const uint64_t *dlm_model_lengths(const dlm_model *model, size_t *n) {
     if (n != NULL) *n = model->layout->config.max_seq_len + 1;
     return model->lengths;
@@ -278,5 +330,6 @@ dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i) {
     dlm_parameter parameter = {.name = param->name, .ndim = param->ndim, .count = param->count};
     memcpy(parameter.shape, param->shape, sizeof parameter.shape);
     if (model->network.params != NULL) parameter.values = model->network.params + param->offset;
+    if (model->stored != NULL) parameter.stored = model->stored[i];
     return parameter;
 }

@@ -11,6 +11,7 @@ struct dlm_model {
     dlm_network network;      /* params NULL after dlm_model_inspect */
     dlm_tokenizer *tokenizer; /* or NULL */
     uint64_t *lengths;        /* (max_seq_len + 1) or NULL */
+    const char **stored;      /* (layout->n) how the file has each parameter, or NULL: from memory */
     char *source;             /* file of the weights */
     int32_t mask_id, pad_id, unk_id,
         end_id; /* the tokenizer's; without one 2, 0, 1 and, where config.end_token, 3; -1: none */
@@ -19,6 +20,10 @@ struct dlm_model {
 /* The type of products for a wanted precision on this machine: AUTO as the public header says. BF16 works
  * everywhere (operands rounded, then widened where the hardware has none). I8: DLM_UNSUPPORTED. */
 dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_error *err);
+
+/* dlm_tokenizer_load, with progress (NULL: none) of a download. */
+dlm_status dlm__tokenizer_load(const char *name, dlm_progress progress, void *user, dlm_tokenizer **tokenizer,
+                               dlm_error *err);
 
 /* The folder that MODEL names: itself, or the newest checkpoint of a run folder, checkpoints/NAME with the
  * NAME in its file `latest`. free() it. */

@@ -98,16 +98,28 @@ static bool ends_with(const char *path, const char *end) {
     return n >= m && strcmp(path + n - m, end) == 0;
 }
 
+static bool begins_with(const char *path, const char *start) {
+    char bytes[64];
+    const size_t n = strlen(start);
+    FILE *file = dlm__is_file(path) ? fopen(path, "rbe") : NULL;
+    if (file == NULL) return false;
+    const bool same = fread(bytes, 1, n, file) == n && memcmp(bytes, start, n) == 0;
+    (void)fclose(file);
+    return same;
+}
+
 /* By its name, or else as a zip archive begins. */
 static bool is_torch(const char *path) {
-    char bytes[2] = {0};
     if (ends_with(path, ".pt") || ends_with(path, ".pth")) return true;
-    if (ends_with(path, ".safetensors") || !dlm__is_file(path)) return false;
-    FILE *file = fopen(path, "rbe");
-    if (file == NULL) return false;
-    const bool zip = fread(bytes, 1, sizeof bytes, file) == sizeof bytes && memcmp(bytes, "PK", 2) == 0;
-    (void)fclose(file);
-    return zip;
+    return !ends_with(path, ".safetensors") && begins_with(path, "PK");
+}
+
+/* What a clone has in the place of a large file where Git LFS is not installed. */
+static dlm_status check_pointer(const char *path, dlm_error *err) {
+    if (!begins_with(path, "version https://git-lfs.github.com/spec/")) return DLM_OK;
+    return dlm__fail(err, DLM_FORMAT,
+                     "%s is a pointer of Git LFS in the place of the file: git lfs pull brings the file",
+                     path);
 }
 
 static dlm_status open_torch(dlm_source *source, dlm_weights weights, dlm_error *err) {
@@ -122,6 +134,7 @@ static dlm_status open_torch(dlm_source *source, dlm_weights weights, dlm_error 
 }
 
 static dlm_status open_file(dlm_source *source, dlm_weights weights, dlm_error *err) {
+    DLM_TRY(check_pointer(source->file, err));
     if (is_torch(source->file)) return open_torch(source, weights, err);
     DLM_TRY(dlm__safetensors_open(source->file, &source->safetensors, err));
     source->tensors = dlm__safetensors_tensors(source->safetensors);
@@ -168,10 +181,18 @@ static size_t count_blocks(const dlm_tensors *tensors) {
     return n;
 }
 
+static const char without[] = "no config.json beside it, nor \"config\" in its metadata";
+
+dlm_status dlm__fail_heads(const char *path, dlm_error *err) {
+    return dlm__fail(err, DLM_NOT_FOUND,
+                     "%s: %s: its tensors tell every size but the number of heads, which has to be given "
+                     "(option heads)",
+                     path, without);
+}
+
 /* The config of a state dict that has none, if it is the original's kind of model: rotated positions leave no
- * trace in the tensors. */
+ * trace in the tensors. Heads leave none either; 0 stands for heads that are not known. */
 static dlm_status infer_config(const dlm_tensors *tensors, size_t heads, dlm_config *config, dlm_error *err) {
-    static const char without[] = "no config.json beside it, nor \"config\" in its metadata";
     size_t i;
     if (!dlm__tensors_find(tensors, "tok_embed.weight", &i))
         return dlm__fail(err, DLM_NOT_FOUND, "%s: %s, and no tensor tok_embed.weight", tensors->path,
@@ -180,15 +201,11 @@ static dlm_status infer_config(const dlm_tensors *tensors, size_t heads, dlm_con
         return dlm__fail(err, DLM_NOT_FOUND,
                          "%s: %s; a model without t_embedder needs that to tell its positions", tensors->path,
                          without);
-    if (heads == 0)
-        return dlm__fail(err, DLM_NOT_FOUND,
-                         "%s: %s: its tensors tell every size but the number of heads, which has to be given",
-                         tensors->path, without);
     *config = (dlm_config){.vocab_size = size_of(tensors, "tok_embed.weight", 0),
                            .hidden_size = size_of(tensors, "tok_embed.weight", 1),
                            .max_seq_len = size_of(tensors, "pos_embed", 1),
                            .depth = count_blocks(tensors),
-                           .num_heads = heads,
+                           .num_heads = heads > 0 ? heads : 1,
                            .time = DLM_TIME_ADALN,
                            .position = DLM_POSITION_LEARNED,
                            .recipe = DLM_RECIPE_ORIGINAL,
@@ -197,7 +214,9 @@ static dlm_status infer_config(const dlm_tensors *tensors, size_t heads, dlm_con
     const size_t F = size_of(tensors, "blocks.0.mlp.fc1.weight", 0);
     config->mlp_ratio = config->hidden_size > 0 ? (double)F / (double)config->hidden_size : 0;
     if (dlm__config_hidden(config) < F) config->mlp_ratio = nextafter(config->mlp_ratio, INFINITY);
-    return dlm__config_check(config, tensors->path, err);
+    const dlm_status status = dlm__config_check(config, tensors->path, err);
+    config->num_heads = heads;
+    return status;
 }
 
 /* ---- config ------------------------------------------------------------------------------------------- */

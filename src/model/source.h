@@ -22,9 +22,11 @@ bool dlm__source_has_raw(const dlm_source *source);
 
 /* Its config, and lengths (max_seq_len + 1; NULL where there are none; free() them): from a .pt its own, else
  * from config.json beside it or the metadata of safetensors, which must agree where there are both. A state
- * dict without any of these tells its sizes by its tensors, and `heads` (0: not told) has to be given;
- * elsewhere it has to be what the config says, or 0. */
+ * dict without any of these tells its sizes by its tensors, but not the heads: those are `heads`, 0 where
+ * that is not told either; elsewhere `heads` has to be what the config says, or 0. */
 dlm_status dlm__source_config(const dlm_source *source, size_t heads, dlm_config *config, uint64_t **lengths,
                               dlm_error *err);
+/* The sentence for a config without heads, from the file at `path`. */
+dlm_status dlm__fail_heads(const char *path, dlm_error *err);
 
 #endif

@@ -21,8 +21,9 @@ static const char *shape_text(size_t ndim, const size_t *shape, char *text, size
 
 static dlm_status check_tensor(const char *path, const dlm_param *param, const dlm_tensor *tensor,
                                dlm_error *err) {
-    if (!tensor->floating) {
-        return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values", path,
+    if (tensor->number == NULL) {
+        return dlm__fail(err, DLM_UNSUPPORTED,
+                         "%s: tensor %s holds %s, not float32, float16, bfloat16 or float64", path,
                          param->name, tensor->type_name);
     }
     if (tensor->ndim != param->ndim ||

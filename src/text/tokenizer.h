@@ -113,6 +113,8 @@ static inline uint32_t dlm__pair_rank(const dlm_tokenizer *tokenizer, int32_t le
     }
 }
 
+/* From a tokenizer.json, or a folder that holds one. */
+dlm_status dlm__tokenizer_read(const char *path, dlm_tokenizer **tokenizer, dlm_error *err);
 /* dlm_tokenizer_save, for a tokenizer.json of at most `limit` bytes; a larger one is an error and nothing is
  * written, since it could not be read again. */
 dlm_status dlm__tokenizer_save_within(const dlm_tokenizer *tokenizer, const char *dir, size_t limit,

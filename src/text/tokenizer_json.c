@@ -321,7 +321,7 @@ dlm_status dlm_tokenizer_parse(const char *name, const char *json, size_t n, dlm
     return read_tree(name, root, tokenizer, err);
 }
 
-dlm_status dlm_tokenizer_load(const char *path, dlm_tokenizer **tokenizer, dlm_error *err) {
+dlm_status dlm__tokenizer_read(const char *path, dlm_tokenizer **tokenizer, dlm_error *err) {
     *tokenizer = NULL;
     char *inside =
         dlm__is_dir(path) ? dlm__join(path, "tokenizer.json") : dlm__copy_bytes(path, strlen(path));

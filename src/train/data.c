@@ -1,6 +1,7 @@
 /* Opening a DATA folder, and its documents as training and evaluation see them. */
 #include "train/data.h"
 
+#include "text/tokenizer.h"
 #include "train/shard.h"
 
 #include <assert.h>
@@ -48,7 +49,7 @@ static dlm_status read_list(dlm_data *data, dlm_error *err) {
 
 static dlm_status load_tokenizer(dlm_data *data, dlm_error *err) {
     const dlm_data_info *info = &data->list.info;
-    DLM_TRY(dlm_tokenizer_load(data->path, &data->tokenizer, err));
+    DLM_TRY(dlm__tokenizer_read(data->path, &data->tokenizer, err));
     dlm_tokenizer_info tokenizer = dlm_tokenizer_describe(data->tokenizer);
     if (tokenizer.hash != info->vocabulary_hash || tokenizer.vocab_size != data->list.vocab_size)
         return dlm__fail(err, DLM_MISMATCH,

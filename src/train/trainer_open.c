@@ -135,6 +135,7 @@ static dlm_status same_shape(const char *source, const dlm_config *have, const d
 static dlm_status start_from(dlm_trainer *t, const char *path, dlm_error *err) {
     dlm_model_options options = dlm_model_defaults();
     options.precision = DLM_PRECISION_F32;
+    options.heads = t->layout->config.num_heads;
     dlm_model *model;
     DLM_TRY(dlm_model_load(path, &options, &model, err));
     const dlm_tokenizer *tokenizer = dlm_model_tokenizer(model);

@@ -167,7 +167,12 @@ ODD = {
     "stored by another": lambda c: repacked(saved(c)),
     "zip64": lambda c: zip64(saved(c)),
     "big-endian": lambda c: big_endian(saved(c), 4),
-    "big-endian, half": lambda c: big_endian(saved(with_tensors(c, lambda k, v: v.half())), 2),
+    **{
+        f"big-endian, {name}": lambda c, name=name, size=size: big_endian(
+            saved(with_tensors(c, lambda k, v: v.to(getattr(torch, name)))), size
+        )
+        for name, size in (("float16", 2), ("bfloat16", 2), ("float64", 8))
+    },
     "float16": lambda c: saved(with_tensors(c, lambda k, v: v.half())),
     "float64": lambda c: saved(with_tensors(c, lambda k, v: v.double())),
     "bfloat16": lambda c: saved(with_tensors(c, lambda k, v: v.bfloat16())),
@@ -217,7 +222,8 @@ def test_other_forms(library, reference, golden, run, tmp_path, form):
     path = tmp_path / "odd.pt"
     path.write_bytes(ODD[form](checkpoint))
     if form.startswith("big-endian"):  # which this PyTorch does not swap on this machine
-        expected = with_tensors(checkpoint, lambda k, v: v.half() if "half" in form else v)
+        dtype = getattr(torch, form.partition(", ")[2] or "float32")
+        expected = with_tensors(checkpoint, lambda k, v: v.to(dtype))
     else:
         expected = torch.load(path, weights_only=form not in ("protocol 4", "protocol 5"))
     which = "raw" if form == "only raw" else "model"
@@ -226,7 +232,10 @@ def test_other_forms(library, reference, golden, run, tmp_path, form):
     again = load(tmp_path / "out.pt")["model"]
     for name, tensor in expected[which].items():
         assert torch.equal(again[name], tensor.float()), name
-    run("info", path)
+    told = json.loads(run("info", path, "--json").stdout)
+    types = {k: str(v.dtype).removeprefix("torch.") for k, v in expected[which].items()}
+    assert {t["name"]: t["stored"] for t in told["tensors"]} == types
+    assert told["stored"] == (types["pos_embed"] if len(set(types.values())) == 1 else "mixed")
 
 
 def test_state_dicts_without_config(library, reference, golden, run, tmp_path):
@@ -235,10 +244,61 @@ def test_state_dicts_without_config(library, reference, golden, run, tmp_path):
     torch.save(model.state_dict(), tmp_path / "bare.pt")
     torch.save({"model": model.state_dict()}, tmp_path / "model.pt")
     for name in ("bare.pt", "model.pt"):
-        assert b"number of heads" in run("info", tmp_path / name, status=1).stderr
+        for command in (["generate", "-m", tmp_path / name], ["convert", tmp_path / name, tmp_path / "x.pt"]):
+            assert b"number of heads, which has to be given (option heads)" in run(*command, status=1).stderr
+        told = json.loads(run("info", tmp_path / name, "--json").stdout)
+        assert told == {**json.loads(run("info", tmp_path / name, "--json", "--heads", 4).stdout), "num_heads": None}
+        assert b"heads not told (--heads)" in run("info", tmp_path / name).stdout
         assert_logits(library, tmp_path / name, model, heads=checkpoint["config"]["num_heads"])
     (tmp_path / "config.json").write_text(json.dumps(checkpoint["config"]))
     assert_logits(library, tmp_path / "bare.pt", model)
+
+
+def test_training_goes_on_from_a_state_dict(library, run, reference, golden, tmp_path):  # noqa: F811
+    """A bare one too: the heads are those of the model that is trained. Without a step it stays as it is."""
+    run("prepare", "-", "-t", golden / "tokenizer/stories_1024", "-o", tmp_path / "data", input=b"The cat saw birds.")
+    config = reference.Config(vocab_size=1024, max_seq_len=16, hidden_size=32, depth=1, num_heads=4, mlp_ratio=4.0)
+    torch.manual_seed(5)
+    model = reference.DiT(config).eval()
+    torch.save(model.state_dict(), tmp_path / "bare.pt")
+    command = ["train", "-d", tmp_path / "data", "--hidden", 32, "--depth", 1, "--seq-len", 16,
+               "--time", "adaln", "--position", "learned", "--steps", 1, "--lr", 1e-30, "--weight-decay", 0, "--warmup", 0,
+               "--eval-every", 0, "--sample-every", 0, "--init", tmp_path / "bare.pt"]  # fmt: skip
+    run(*command, "--heads", 4, "-o", tmp_path / "run")
+    assert_logits(library, tmp_path / "run", model, weights=1)
+    command[-1] = golden / "tiny/final.pt"
+    refused = run(*command, "--heads", 2, "-o", tmp_path / "other", status=1).stderr
+    assert b"its config has 4 heads, not 2" in refused
+
+
+# ---- beyond 4 GiB ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_pytorch_beyond_four_gigabytes(reference, run, tmp_path):  # noqa: F811
+    """As it is written without its values (skip_data), it is nearly all one hole; the sizes and places in it take more
+    than 32 bits, and info needs no more. tests/unit/test_zip64.c reads and writes such files as a whole."""
+    rows, small = (1 << 20) + 4096, 997
+    model = reference.DiT(reference.Config(vocab_size=small, max_seq_len=4, hidden_size=1024, depth=1, num_heads=4))
+    shapes = {k: torch.Size(rows if n == small else n for n in v.shape) for k, v in model.state_dict().items()}
+    hole, path = tmp_path / "hole", tmp_path / "large.pt"
+    with open(hole, "wb") as file:
+        file.truncate(rows * 4096)
+
+    def mapped(shape):
+        size = 4 * shape.numel()
+        storage = torch.UntypedStorage.from_file(str(hole), False, size)
+        return torch.tensor([]).set_(storage, 0, shape)
+
+    with torch.serialization.skip_data():
+        torch.save({k: mapped(shape) for k, shape in shapes.items()}, path)
+    if path.stat().st_blocks * 512 > 1 << 30:
+        pytest.skip("this file system has no holes in files")
+    with zipfile.ZipFile(path) as archive:
+        assert max(e.file_size for e in archive.infolist()) > 1 << 32 < max(e.header_offset for e in archive.infolist())
+    told = json.loads(run("info", path, "--json").stdout)
+    assert {t["name"]: torch.Size(t["shape"]) for t in told["tensors"]} == shapes
+    os.truncate(path, path.stat().st_size - 1)
+    assert b"no zip archive, or a damaged one" in run("info", path, status=1).stderr
 
 
 # ---- ours in PyTorch -------------------------------------------------------------------------------------------------
@@ -295,7 +355,69 @@ def without(checkpoint, name):
     return {**checkpoint, "model": {k: v for k, v in checkpoint["model"].items() if k != name}}
 
 
+def of_type(name):
+    return lambda c: saved(with_tensors(c, lambda k, v: v.to(getattr(torch, name))))
+
+
+def one_tensor(change):
+    """tok_embed.weight, and nothing else, changed."""
+    return lambda c: saved(with_tensors(c, lambda k, v: change(v) if k == "tok_embed.weight" else v))
+
+
+def script(checkpoint):
+    out = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), out)
+    return out.getvalue()
+
+
+def quantized(tensor):
+    return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
+def with_attribute(tensor):
+    parameter = torch.nn.Parameter(tensor)
+    parameter.mine = 1
+    return parameter
+
+
+def value(number):
+    def change(checkpoint):
+        checkpoint["model"]["blocks.1.mlp.fc1.bias"][3] = number
+        return saved(checkpoint)
+
+    return change
+
+
+def traversing(checkpoint):
+    return repacked(saved(checkpoint), lambda name, content: content if "data.pkl" not in name else b"\x80\x02N.")
+
+
 WRONG = {
+    **{
+        name: (of_type(name), "asks for torch." + storage)
+        for name, storage in {
+            "int8": "CharStorage",
+            "uint8": "ByteStorage",
+            "bool": "BoolStorage",
+            "complex64": "ComplexFloatStorage",
+            "uint16": "_utils._rebuild_tensor_v3",
+            "float8_e4m3fn": "_utils._rebuild_tensor_v3",
+        }.items()
+    },
+    "quantized": (one_tensor(quantized), "asks for torch._utils._rebuild_qtensor"),
+    "sparse": (one_tensor(torch.Tensor.to_sparse), "asks for torch._utils._rebuild_sparse_tensor"),
+    "sparse rows": (one_tensor(torch.Tensor.to_sparse_csr), "asks for torch._utils._rebuild_sparse_tensor"),
+    "on no device": (one_tensor(lambda v: v.to("meta")), "asks for torch._utils._rebuild_meta_tensor_no_storage"),
+    "with attributes": (one_tensor(with_attribute), "asks for torch._utils._rebuild_parameter_with_state"),
+    "arrays": (one_tensor(torch.Tensor.numpy), "multiarray._reconstruct, which no state dict needs"),
+    "a script": (script, "asks for __torch__.torch.nn.modules.linear.Linear"),
+    "infinite": (value(float("inf")), "value 3 of tensor blocks.1.mlp.fc1.bias is inf"),
+    "too large": (
+        lambda c: saved(with_tensors(c, lambda k, v: v.double() * (1e300 if k == "pos_embed" else 1))),
+        "of tensor pos_embed is inf as float32",
+    ),
+    "no pickle of it": (traversing, "neither a state dict nor a dict with one"),
+    "text": (lambda c: b"<!DOCTYPE html>\n<html>", "no zip archive"),
     "executed": (lambda c: saved({**c, "hook": Executed()}), "asks for posix.system, which no state dict needs"),
     "a class": (lambda c: saved({**c, "hook": collections.Counter()}), "asks for collections.Counter"),
     "a whole module": (lambda c: saved(torch.nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear"),

@@ -98,6 +98,48 @@ TEST(every_format_and_back) {
     dlm_model_free(model);
 }
 
+/* How each file has its values, known without reading them. */
+TEST(stored_numbers) {
+    static const struct {
+        dlm_numbers numbers;
+        const char *name;
+    } cases[] = {{DLM_NUMBERS_F32, "float32"}, {DLM_NUMBERS_BF16, "bfloat16"}, {DLM_NUMBERS_F16, "float16"}};
+    static const char *const forms[] = {"a.pt", "a.safetensors", "a"};
+    dlm_model *model = our_model(), *read = NULL;
+    dlm_error err;
+    REQUIRE(model != NULL);
+    CHECK(dlm_model_stored(model) == NULL && dlm_model_parameter(model, 0).stored == NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *dir = temporary_dir();
+        dlm_save_options options = dlm_save_defaults();
+        options.numbers = cases[i].numbers;
+        for (size_t j = 0; j < sizeof forms / sizeof forms[0]; j++) {
+            const char *path = path_in(dir, forms[j]);
+            check_context("%s of %s", forms[j], cases[i].name);
+            REQUIRE_OK(dlm_model_save(model, path, &options, &err), &err);
+            REQUIRE_OK(dlm_model_inspect(path, NULL, &read, &err), &err);
+            CHECK_STR_EQ(dlm_model_stored(read), cases[i].name);
+            CHECK_STR_EQ(dlm_model_parameter(read, 5).stored, cases[i].name);
+            dlm_model_free(read);
+        }
+    }
+    dlm_model_free(model);
+}
+
+/* What a clone without Git LFS has in the place of the file. */
+TEST(pointers_of_git_lfs) {
+    static const char text[] = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n";
+    static const char *const names[] = {"final.pt", "model.safetensors", "weights"};
+    const char *dir = temporary_dir();
+    dlm_error err;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *path = path_in(dir, names[i]);
+        CHECK_OK(dlm__write_file(path, text, sizeof text - 1, &err), &err);
+        refused(path, path_in(dir, "out.pt"), NULL, DLM_FORMAT,
+                "is a pointer of Git LFS in the place of the file");
+    }
+}
+
 TEST(both_kinds_of_weights) {
     const char *final = golden_path("halfway/final.pt"), *dir = temporary_dir(),
                *folder = path_in(dir, "folder"), *again = path_in(dir, "again.pt"),

@@ -388,6 +388,37 @@ TEST(models_offline) {
         "org/none: no such file or folder, and as a model of the Hub: org/none@main is not in the cache");
 }
 
+/* A tokenizer's name is a path, or else a repository of which nothing but the tokenizer is wanted. */
+TEST(tokenizers_offline) {
+    dlm_error err;
+    dlm_tokenizer *tokenizer;
+    size_t n;
+    const char *home = temporary_dir(), *storage = path_in(home, "models--a--tokens");
+    const char *json = read_text(golden_path("tokenizer/stories_1024/tokenizer.json"), &n);
+    REQUIRE(json != NULL);
+    (void)make_cache(home);
+    (void)dlm__make_dirs(path_in(storage, "blobs"), &err);
+    REQUIRE_OK(dlm__write_file(path_in(storage, "blobs/1234"), json, n, &err), &err);
+    REQUIRE_OK(dlm__hub_set_commit(storage, "main", commit_a, &err), &err);
+    REQUIRE_OK(dlm__hub_link(storage, commit_a, "tokenizer.json", "1234", &err), &err);
+    REQUIRE_OK(dlm_tokenizer_load("a/tokens", &tokenizer, &err), &err);
+    CHECK_INT_EQ(dlm_tokenizer_describe(tokenizer).vocab_size, 1024);
+    dlm_tokenizer_free(tokenizer);
+    CHECK_STATUS(dlm_tokenizer_load("a/none", &tokenizer, &err), DLM_NOT_FOUND, &err);
+    CHECK_SAYS(&err, "a/none: no such file or folder, and as a tokenizer of the Hub: a/none@main is not in");
+    CHECK(tokenizer == NULL);
+    CHECK_STATUS(dlm_tokenizer_load("a/tokens@v2", &tokenizer, &err), DLM_NOT_FOUND, &err);
+    /* A repository without one; what can be no id. */
+    (void)dlm__make_dirs(path_in(home, "models--a--b"), &err);
+    REQUIRE_OK(dlm__hub_set_commit(path_in(home, "models--a--b"), "main", commit_a, &err), &err);
+    REQUIRE_OK(dlm__hub_link(path_in(home, "models--a--b"), commit_a, "README.md", "1234", &err), &err);
+    CHECK_STATUS(dlm_tokenizer_load("a/b", &tokenizer, &err), DLM_NOT_FOUND, &err);
+    CHECK_SAYS(&err, "a/b@main in the cache holds no tokenizer: no tokenizer.json");
+    CHECK_STATUS(dlm_tokenizer_load("a/b/c", &tokenizer, &err), DLM_NOT_FOUND, &err);
+    CHECK_STATUS(dlm_tokenizer_load("none.json", &tokenizer, &err), DLM_NOT_FOUND, &err);
+    CHECK_SAYS(&err, "none.json: No such file");
+}
+
 static bool stop_at_once(void *user, const char *stage, uint64_t done, uint64_t total, double seconds) {
     (void)user, (void)stage, (void)done, (void)total, (void)seconds;
     return true;

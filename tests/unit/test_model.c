@@ -230,7 +230,7 @@ TEST(wrong_tensors) {
     weights_refused(entries, n, DLM_MISMATCH, "is (9216), config wants (192, 48)");
     memcpy(entries, good, bytes);
     entries[at].type = DLM_ST_I32;
-    weights_refused(entries, n, DLM_UNSUPPORTED, "holds I32, not floating-point");
+    weights_refused(entries, n, DLM_UNSUPPORTED, "holds I32, not float32, float16, bfloat16 or float64");
     dlm__safetensors_close(file);
 }
 

@@ -402,7 +402,15 @@ TEST(sizes_from_tensors) {
     dlm_model_options options = dlm_model_defaults();
     dlm_error err;
     CHECK_STATUS(dlm_model_load(path, &options, &again, &err), DLM_NOT_FOUND, &err);
-    CHECK_SAYS(&err, "the number of heads, which has to be given");
+    CHECK_SAYS(&err, "the number of heads, which has to be given (option heads)");
+    /* All else can be told; a file that is written has to have them. */
+    REQUIRE_OK(dlm_model_inspect(path, &options, &again, &err), &err);
+    CHECK_INT_EQ(dlm_model_config(again)->num_heads, 0);
+    CHECK_INT_EQ(dlm_model_config(again)->hidden_size, 21);
+    CHECK_STR_EQ(dlm_model_stored(again), "float32");
+    dlm_model_free(again);
+    CHECK_STATUS(dlm_model_convert(path, path_in(temporary_dir(), "out"), NULL, &err), DLM_NOT_FOUND, &err);
+    CHECK_SAYS(&err, "the number of heads, which has to be given (option heads)");
     options.heads = 4;
     CHECK_STATUS(dlm_model_load(path, &options, &again, &err), DLM_ARGUMENT, &err);
     CHECK_SAYS(&err, "no multiple of num_heads 4");
