@@ -165,6 +165,8 @@ $(addprefix $(OUT)/tests/,unit/test_cli unit/test_cli_options $(addprefix fuzz/,
 # Calls that this test sees: it has a function of its own before each of them.
 WATCHED := fsync rename syscall dlm__encoder_encode dlm__word_end dlm__matmul dlm__loss
 $(OUT)/tests/unit/test_watched: LDFLAGS_ALL += $(WATCHED:%=-Xlinker --wrap=%)
+# This one says that a file system has no links and no locks.
+$(OUT)/tests/unit/test_hub: LDFLAGS_ALL += -Xlinker --wrap=symlink -Xlinker --wrap=flock
 # And this one writes holes where there are zeros, and gives memory back early.
 $(OUT)/tests/unit/test_zip64: LDFLAGS_ALL += -Xlinker --wrap=fwrite -Xlinker --wrap=libdeflate_crc32
 

@@ -108,7 +108,8 @@ dlm_status dlm__hub_set_commit(const char *storage, const char *revision, const 
 char *dlm__hub_snapshot(const char *storage, const char *commit, const char *file);
 /* Is there a file under this name, or a link to one? */
 bool dlm__hub_has(const char *pointer);
-/* Makes pointer, a file in a snapshot, a relative link to storage/blobs/HASH. */
+/* Makes pointer, a file in a snapshot, a relative link to storage/blobs/HASH; where there are no links, the
+ * blob itself. */
 dlm_status dlm__hub_link(const char *storage, const char *commit, const char *file, const char *hash,
                          dlm_error *err);
 /* CACHE/CACHEDIR.TAG, by which backups know a cache; failing does not matter. */
@@ -116,8 +117,9 @@ void dlm__hub_tag(const char *cache);
 /* The files of a snapshot on disk as a listing. */
 dlm_status dlm__hub_list_snapshot(const char *folder, dlm_hub_listing *listing, dlm_error *err);
 
-/* One process at a time for each hash: CACHE/.locks/models--org--name/HASH.lock, by flock as the Python
- * library does. Waits, and asks `stop(user)` meanwhile. The file stays. */
+/* One process at a time for each hash, where the file system has locks:
+ * CACHE/.locks/models--org--name/HASH.lock, by flock as the Python library does. Waits, and asks `stop(user)`
+ * meanwhile. The file stays. */
 typedef bool (*dlm_hub_stop)(void *user);
 dlm_status dlm__hub_lock(const char *cache, const dlm_hub_repo *repo, const char *hash, dlm_hub_stop stop,
                          void *user, int *lock, dlm_error *err);

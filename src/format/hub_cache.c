@@ -118,21 +118,31 @@ static char *way_to_blob(const char *file, const char *hash) {
     return way;
 }
 
-/* Where there is a link already it is left if it leads to a file; one that leads nowhere is replaced. */
-static dlm_status make_link(const char *way, const char *pointer, dlm_error *err) {
+/* Is that what a file system says that has no such thing as a link, or a lock? */
+static bool is_lack(int code) {
+    return code == EPERM || code == ENOSYS || code == ENOTSUP || code == EOPNOTSUPP || code == ENOLCK;
+}
+
+/* Where there is a link already it is left if it leads to a file; one that leads nowhere is replaced. Without
+ * links in the file system the blob itself goes there, as the Python library has it. */
+static dlm_status make_link(const char *way, const char *blob, const char *pointer, dlm_error *err) {
     DLM_TRY(make_parent(pointer, err));
     if (symlink(way, pointer) == 0) return DLM_OK;
     const int code = errno;
-    if (code == EEXIST && dlm__is_file(pointer)) return DLM_OK;
+    if ((code == EEXIST || is_lack(code)) && dlm__is_file(pointer)) return DLM_OK;
     if (code == EEXIST && unlink(pointer) == 0 && symlink(way, pointer) == 0) return DLM_OK;
+    if (is_lack(code) && rename(blob, pointer) == 0) return DLM_OK;
     return dlm__fail_errno(err, code, "linking %s to %s", pointer, way);
 }
 
 dlm_status dlm__hub_link(const char *storage, const char *commit, const char *file, const char *hash,
                          dlm_error *err) {
-    char *pointer = dlm__hub_snapshot(storage, commit, file), *way = way_to_blob(file, hash);
-    const dlm_status status = pointer == NULL || way == NULL ? dlm__fail_memory(err, file, strlen(file))
-                                                             : make_link(way, pointer, err);
+    char *pointer = dlm__hub_snapshot(storage, commit, file), *way = way_to_blob(file, hash),
+         *blob = dlm__hub_text("%s/blobs/%s", storage, hash);
+    const dlm_status status = pointer == NULL || way == NULL || blob == NULL
+                                  ? dlm__fail_memory(err, file, strlen(file))
+                                  : make_link(way, blob, pointer, err);
+    free(blob);
     free(pointer);
     free(way);
     return status;
@@ -199,13 +209,16 @@ static bool is_current(int file, const char *path) {
            ours.st_ino == there.st_ino;
 }
 
-/* One try: the locked file, or -1 with errno EWOULDBLOCK when somebody else has it. */
+/* One try: the locked file, or -1 with errno EWOULDBLOCK when somebody else has it. Without locks in the file
+ * system nobody has. */
 static int try_lock(const char *path) {
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0664);
     if (file < 0) return -1;
     if (flock(file, LOCK_EX | LOCK_NB) == 0) {
         if (is_current(file, path)) return file;
         errno = EWOULDBLOCK;
+    } else if (is_lack(errno)) {
+        return file;
     }
     const int code = errno;
     (void)close(file);

@@ -17,7 +17,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { TRIES = 5, CHUNK = 1 << 20 };
+enum { TRIES = 5, ASKS = 4, CHUNK = 1 << 20 };
 #define UNKNOWN_SIZE_MAX ((int64_t)64 << 20) /* of a file whose size the server does not tell */
 #define LISTING_MAX      ((size_t)64 << 20)
 
@@ -67,14 +67,30 @@ static dlm_status take_about(fetch *job, dlm_hub_answer *answer, dlm_error *err)
     return DLM_OK;
 }
 
+/* Sends a request up to `asks` times, as long as the Hub has had too many or a fault that may pass. */
+static dlm_status send_again(dlm_hub_client *client, const dlm_hub_request *request, int asks,
+                             dlm_hub_answer *answer, dlm_error *err) {
+    double pause = 0.2;
+    for (int i = 1;; i++) {
+        DLM_TRY(dlm__hub_send(client, request, answer, err));
+        const int status = answer->headers.status;
+        const bool passes = status == 429 || status == 500 || (status >= 502 && status <= 504);
+        if (!passes || i >= asks) return DLM_OK;
+        free(answer->url);
+        *answer = (dlm_hub_answer){0};
+        if (dlm__hub_pause(client, pause)) return dlm__fail(err, DLM_CANCELLED, "stopped");
+        pause *= 2;
+    }
+}
+
 /* Asks the Hub for the commit, the hash, the size and the address of the file. */
-static dlm_status ask(fetch *job, dlm_error *err) {
+static dlm_status ask(fetch *job, int asks, dlm_error *err) {
     const dlm_hub_settings *settings = dlm__hub_client_settings(job->client);
     char *url = dlm__hub_file_url(settings->endpoint, job->repo, job->revision, job->file);
     if (url == NULL) return dlm__fail_memory(err, job->file, strlen(job->file));
     dlm_hub_answer answer = {0};
     dlm_status status =
-        dlm__hub_send(job->client, &(dlm_hub_request){.url = url, .head = true}, &answer, err);
+        send_again(job->client, &(dlm_hub_request){.url = url, .head = true}, asks, &answer, err);
     free(url);
     const dlm_hub_headers *headers = &answer.headers;
     if (status == DLM_OK && headers->status != 200 && !(headers->status >= 300 && headers->status < 400)) {
@@ -202,7 +218,8 @@ static dlm_status transfer_once(transfer *state, bool *again, dlm_error *err) {
 static dlm_status ask_again(fetch *job, dlm_error *err) {
     char hash[sizeof job->about.hash];
     memcpy(hash, job->about.hash, sizeof hash);
-    if (!job->about.foreign || ask(job, NULL) != DLM_OK || strcmp(hash, job->about.hash) == 0) return DLM_OK;
+    if (!job->about.foreign || ask(job, 1, NULL) != DLM_OK || strcmp(hash, job->about.hash) == 0)
+        return DLM_OK;
     return dlm__fail(err, DLM_NETWORK, "%s changed on the server meanwhile; try again", job->file);
 }
 
@@ -378,13 +395,15 @@ static bool find_cached(const fetch *job, char commit[DLM_HUB_COMMIT + 1], char 
 static dlm_status fetch_online(fetch *job, char commit[DLM_HUB_COMMIT + 1], char **path, dlm_error *err) {
     dlm_error why = {0};
     dlm__hub_stage(job->client, job->file, 0);
-    dlm_status status = ask(job, &why);
+    /* Nobody waits for a Hub in trouble who has the file as it was. */
+    const bool cached = find_cached(job, commit, path);
+    dlm_status status = ask(job, cached ? 1 : ASKS, &why);
     if (status != DLM_OK) {
-        const bool fall_back = status != DLM_CANCELLED && status != DLM_MEMORY && !job->definite;
-        if (fall_back && find_cached(job, commit, path)) return DLM_OK;
+        if (cached && status != DLM_CANCELLED && status != DLM_MEMORY && !job->definite) return DLM_OK;
         if (err != NULL) *err = why;
         return status;
     }
+    free(*path);
     memcpy(commit, job->about.commit, DLM_HUB_COMMIT + 1);
     *path = dlm__hub_snapshot(job->storage, commit, job->file);
     if (*path == NULL) return dlm__fail_memory(err, job->file, strlen(job->file));
@@ -437,15 +456,15 @@ static bool take_body(void *user, const dlm_hub_headers *headers, const void *by
     return true;
 }
 
-static dlm_status list_online(dlm_hub_client *client, const dlm_hub_repo *repo, dlm_hub_listing *listing,
-                              bool *definite, dlm_error *err) {
+static dlm_status list_online(dlm_hub_client *client, const dlm_hub_repo *repo, int asks,
+                              dlm_hub_listing *listing, bool *definite, dlm_error *err) {
     char *url = dlm__hub_list_url(dlm__hub_client_settings(client)->endpoint, repo);
     if (url == NULL) return dlm__fail_memory(err, repo->id, strlen(repo->id));
     body text = {0};
-    dlm_hub_answer answer;
+    dlm_hub_answer answer = {0};
     dlm__hub_stage(client, repo->id, 0);
-    dlm_status status =
-        dlm__hub_send(client, &(dlm_hub_request){.url = url, .take = take_body, .user = &text}, &answer, err);
+    dlm_status status = send_again(client, &(dlm_hub_request){.url = url, .take = take_body, .user = &text},
+                                   asks, &answer, err);
     if (answer.refused)
         status = dlm__fail(err, DLM_NETWORK, "%s: its list of files is longer than %zu bytes", repo->id,
                            LISTING_MAX);
@@ -484,21 +503,25 @@ static dlm_status list_cached(const dlm_hub_settings *settings, const dlm_hub_re
 dlm_status dlm__hub_list(dlm_hub_client *client, const dlm_hub_repo *repo, dlm_hub_listing *listing,
                          bool *cached, dlm_error *err) {
     const dlm_hub_settings *settings = dlm__hub_client_settings(client);
-    *listing = (dlm_hub_listing){0};
-    *cached = false;
+    dlm_hub_listing old = {0};
     dlm_error why = {0};
     bool definite = false;
-    dlm_status status =
+    *listing = (dlm_hub_listing){0};
+    *cached = false;
+    const dlm_status there = list_cached(settings, repo, &old, err);
+    if (there == DLM_MEMORY) return there;
+    const dlm_status status =
         settings->offline
             ? dlm__fail(&why, DLM_NOT_FOUND, "%s@%s is not in the cache %s, and HF_HUB_OFFLINE is set",
                         repo->id, repo->revision, settings->cache)
-            : list_online(client, repo, listing, &definite, &why);
-    if (status == DLM_OK) return DLM_OK;
-    if (status != DLM_CANCELLED && status != DLM_MEMORY && status != DLM_FORMAT && !definite) {
-        const dlm_status other = list_cached(settings, repo, listing, err);
-        *cached = other == DLM_OK;
-        if (*cached || other == DLM_MEMORY) return other;
+            : list_online(client, repo, there == DLM_OK ? 1 : ASKS, listing, &definite, &why);
+    *cached = there == DLM_OK && status != DLM_OK && status != DLM_CANCELLED && status != DLM_MEMORY &&
+              status != DLM_FORMAT && !definite;
+    if (*cached) {
+        *listing = old;
+        return DLM_OK;
     }
-    if (err != NULL) *err = why;
+    dlm__hub_listing_free(&old);
+    if (status != DLM_OK && err != NULL) *err = why;
     return status;
 }

@@ -10,6 +10,7 @@ Faults are asked for by attributes: see Hub.
 """
 
 import collections
+import gzip
 import hashlib
 import http.server
 import json
@@ -56,6 +57,10 @@ class Hub:
         self.damage = False  # a byte of each large body is wrong
         self.slow = 0.0  # seconds between pieces of a body of the storage host
         self.stall = False  # no answer at all
+        self.stalls = []  # the next bodies of the storage host stand still after so many bytes
+        self.trickle = False  # headers of the Hub come a byte at a time, without end
+        self.gzip = False  # small files come compressed, whatever was asked for
+        self.prefix = ""  # a path before every path of the Hub
         self.endless = False  # bodies of the storage host have no end
         self.redirect_to = None  # where large files are said to be
         self.extra_names = []  # names in the list of files
@@ -120,7 +125,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             hub.wait.wait(30)
             self.close_connection = True
             return
+        if hub.trickle:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not hub.wait.wait(0.2):
+                self.wfile.write(b"x")
         path = urllib.parse.urlsplit(self.path).path
+        if self.kind == "hub" and hub.prefix:
+            if not path.startswith(hub.prefix + "/"):
+                return self._say(404, {})
+            path = path.removeprefix(hub.prefix)
         planned = hub.statuses.get("storage" if self.kind == "storage" else path)
         if planned:
             self._say(planned.pop(0), {})
@@ -194,7 +207,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                        "ETag": '"another"', "Location": where}
             self._say(302, {**headers, **self.hub.headers}, b"Found. Redirecting to storage")
         else:
-            where = f"/api/resolve-cache/{kind}/{name}/{sha}/{urllib.parse.quote(file)}?{revision}"
+            where = f"{self.hub.prefix}/api/resolve-cache/{kind}/{name}/{sha}/{urllib.parse.quote(file)}?{revision}"
             self._say(307, {"X-Repo-Commit": sha, "Location": where}, b"Temporary Redirect")
 
     def _small(self, kind, rest):
@@ -205,6 +218,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if content is None:
             return
         headers = {"X-Repo-Commit": parts[at], "ETag": f'"{git_hash(content)}"', "Accept-Ranges": "bytes"}
+        if self.hub.gzip:
+            content, headers["Content-Encoding"] = gzip.compress(content), "gzip"
         self._say(200, {**headers, **self.hub.headers}, content)
 
     def _list(self, path):
@@ -260,8 +275,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "GET":
             return
         cut = hub.cuts.pop(0) if hub.cuts else None
-        if cut is not None:
-            body = body[:cut]
+        stall = hub.stalls.pop(0) if hub.stalls else None
+        if cut is not None or stall is not None:
+            body = body[: cut if stall is None else stall]
         if hub.slow:
             for at in range(0, len(body), 1 << 16):
                 self.wfile.write(body[at : at + (1 << 16)])
@@ -269,6 +285,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     break
         else:
             self.wfile.write(body)
+        if stall is not None:
+            hub.wait.wait(30)
+            self.close_connection = True
         while hub.endless and not hub.wait.is_set():
             self.wfile.write(bytes(1 << 16))
         if cut is not None or hub.endless:

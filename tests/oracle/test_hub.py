@@ -5,12 +5,14 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import pathlib
 import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -35,7 +37,7 @@ def home(tmp_path):
 
 def environment(home, hub=None, **more):
     kept = {k: v for k, v in os.environ.items() if not k.upper().endswith("_PROXY") and not k.startswith(("HF_", "XDG_"))}
-    kept |= {"HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    kept |= {"HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     if hub is not None:
         kept["HF_ENDPOINT"] = hub.endpoint
     return kept | more
@@ -110,30 +112,38 @@ FILES = {
     "model.safetensors": LARGE,
     "deep/er/a file+1%.txt": b"inside folders",
     "deep/\u00e9.txt": b"not ASCII",
+    "odd ?a=b&c#d+%2e%2e%2f.txt": b"what addresses have",
 }
 
 
 # ---- the same trees -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["models", "datasets"])
-@pytest.mark.parametrize("name", [ID, "canonical"])
-def test_trees_are_equal(hub, ours, theirs, tmp_path, kind, name):
-    repo = hub.add(name, FILES, ["model.safetensors"], kind)
-    repo.commit({**FILES, "config.json": b"of a tag"}, ["model.safetensors"], "refs/pr/1")
-    wanted = [(file, "main") for file in FILES] + [("config.json", "refs/pr/1")]
+def test_trees_are_equal(hub, ours, theirs, tmp_path):
+    """Of models and data sets, with and without an organisation."""
     a, b = tmp_path / "a", tmp_path / "b"
-    for file, revision in wanted:
-        data = ["--dataset"] if kind == "datasets" else []
-        path = ours("download", *data, name, file, "--revision", revision, at=a)[0]
-        assert open(path, "rb").read() == repo.commits[repo.find(revision)][0][file]
-    theirs(files_of(kind, name, wanted), at=b)
+    wanted = [(file, "main") for file in FILES] + [("config.json", "refs/pr/1")]
+    repos = [(kind, name) for kind in ("models", "datasets") for name in (ID, "canonical")]
+
+    def download(kind, name, file, revision, **how):
+        kinds = ["--dataset"] if kind == "datasets" else []
+        return ours("download", *kinds, name, file, "--revision", revision, **how)[0]
+
+    for kind, name in repos:
+        repo = hub.add(name, FILES, ["model.safetensors"], kind)
+        repo.commit({**FILES, "config.json": kind.encode()}, ["model.safetensors"], "refs/pr/1")
+        for file, revision in wanted:
+            path = download(kind, name, file, revision, at=a)
+            assert open(path, "rb").read() == repo.commits[repo.find(revision)][0][file]
+    calls = [call for kind, name in repos for call in files_of(kind, name, wanted)]
+    theirs(calls, at=b)
     assert tree(cache(a)) == tree(cache(b))
     # Each finds what the other brought, without a server.
     hub.requests.clear()
-    assert len(theirs(files_of(kind, name, wanted), at=a, HF_HUB_OFFLINE="1")) == len(wanted)
-    for file, revision in wanted:
-        ours("download", *data, name, file, "--revision", revision, at=b, HF_HUB_OFFLINE="1")
+    assert len(theirs(calls, at=a, HF_HUB_OFFLINE="1")) == len(calls)
+    for kind, name in repos:
+        for file, revision in wanted:
+            download(kind, name, file, revision, at=b, HF_HUB_OFFLINE="1")
     assert not hub.requests
 
 
@@ -216,6 +226,37 @@ def test_a_path_wins(hub, ours, golden, model, run, home, tmp_path):
     shutil.copytree(golden / "tiny", tmp_path / "org" / "name")
     told = run("info", "--json", "org/name", env=environment(home, hub), cwd=tmp_path)
     assert json.loads(told.stdout)["source"].startswith("org/name/") and not hub.requests
+
+
+def test_a_tokenizer_by_its_id(hub, ours, theirs, golden, model, tmp_path):
+    """-t takes an id wherever it takes a folder, and brings the tokenizer alone."""
+    folder = golden / "tokenizer/stories_1024"
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name.startswith("tokenizer")}
+    repo = hub.add("org/tokens", {**files, "model.safetensors": LARGE, "config.json": b"{}"}, ["model.safetensors"])
+    repo.commit({"README.md": b""}, revision="empty")
+    (tmp_path / "text").write_text("Once upon a time")
+    encode = ["tokenizer", "encode", tmp_path / "text", "-t"]
+    want = ours(*encode, folder)
+    assert ours(*encode, "org/tokens") == want
+    names = {r.path.split("/")[-1].split("?")[0] for r in hub.asked("hub", path="/resolve/")}
+    assert names == set(files) and "tokenizer.json" in names and not hub.asked("storage")
+    assert ours(*encode, f"org/tokens@{repo.find('main')}") == want
+    said = ours(*encode, "org/tokens@empty", status=1)
+    assert "org/tokens@empty: no such file or folder, and as a tokenizer of the Hub: " in said
+    assert "org/tokens@empty holds no tokenizer: no tokenizer.json" in said
+    assert "is private (401)" in ours(*encode, "org/none", status=1)
+    ours("prepare", tmp_path / "text", "-t", "org/tokens", "-o", tmp_path / "data")
+    assert (tmp_path / "data/tokenizer.json").read_bytes() == files["tokenizer.json"]
+    # For a model; one that does not fit it is refused.
+    hub.add(ID, model, ["model.safetensors"])
+    assert "the tokenizer has 1024 tokens, the model 67" in ours("info", ID, "-t", "org/tokens", status=1)
+    # Without a network, and from what the Python library fetched.
+    hub.requests.clear()
+    assert ours(*encode, "org/tokens", HF_HUB_OFFLINE="ON") == want
+    theirs(files_of("models", "org/tokens", [(f, "main") for f in files]), at=tmp_path / "b")
+    hub.requests.clear()
+    assert ours(*encode, "org/tokens", at=tmp_path / "b", HF_HUB_OFFLINE="1") == want
+    assert not hub.requests
 
 
 def test_which_files_are_a_model(hub, ours):
@@ -333,6 +374,49 @@ def test_wrong_bytes_that_were_left(hub, ours, home, left):
     assert open(path, "rb").read() == LARGE
 
 
+def test_a_range_that_the_storage_has_not(hub, ours, home):
+    """416: what is there is thrown away."""
+    hub.add(ID, {"x.bin": LARGE}, ["x.bin"])
+    part = blob(home, LARGE, end=".incomplete")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(LARGE[:1_000_000])
+    hub.statuses = {"storage": [416]}
+    (path,) = ours("download", ID, "x.bin")
+    assert open(path, "rb").read() == LARGE
+    assert [r.headers.get("Range") for r in hub.asked("storage")] == ["bytes=1000000-", None]
+
+
+def test_a_body_that_stands_still(hub, ours):
+    hub.add(ID, {"x.bin": LARGE}, ["x.bin"])
+    hub.stalls = [1_000_000]
+    (path,) = ours("download", ID, "x.bin", HF_HUB_DOWNLOAD_TIMEOUT="1")
+    assert open(path, "rb").read() == LARGE
+    assert [r.headers.get("Range") for r in hub.asked("storage")] == [None, "bytes=1000000-"]
+
+
+def test_a_hub_in_trouble(hub, ours, home):
+    """Asked four times; not so when the file is there as it was, and nothing is asked twice that is certain."""
+    hub.add(ID, {"a": b"1"})
+    at, listing = f"/{ID}/resolve/main/a", f"/api/models/{ID}/revision/main"
+    hub.statuses = {at: [429, 503], listing: [500, 504, 502]}
+    ours("download", ID, "a")
+    shutil.rmtree(home)
+    ours("download", ID)
+    assert [len(hub.asked("hub", path=p)) for p in (at, listing)] == [3, 4]
+    hub.requests.clear()
+    hub.statuses = {at: [503] * 9}
+    ours("download", ID, "a")
+    assert len(hub.requests) == 1
+    shutil.rmtree(home)
+    hub.requests.clear()
+    assert "127.0.0.1 has a fault of its own (503); try later" in ours("download", ID, "a", status=1)
+    assert len(hub.requests) == 4
+    hub.requests.clear()
+    hub.statuses = {at: [501]}
+    ours("download", ID, "a", status=1)
+    assert len(hub.requests) == 1
+
+
 def test_an_address_that_expired(hub, ours):
     hub.add(ID, {"x.bin": LARGE}, ["x.bin"])
     hub.statuses = {"storage": [403, 503]}
@@ -439,6 +523,33 @@ def test_a_cache_that_cannot_be_written(hub, ours, home):
 # ---- what a network can do wrong --------------------------------------------------------------------------------------------
 
 
+def test_a_cache_of_another_user(hub, program, model):
+    """What is in it can be used, without a network and with; what is not, not put there. In a folder of its own, since
+    others may not look into those of pytest."""
+    hub.add(ID, {**model, "more": b"1"}, ["model.safetensors"])
+    with tempfile.TemporaryDirectory() as folder:
+        home, run_as = pathlib.Path(folder), {}
+        os.chmod(folder, 0o755)
+        subprocess.run([program, "info", ID], env=environment(home, hub), check=True, capture_output=True)
+        if os.getuid() == 0:
+            run_as = {"user": 65534, "group": 65534}
+            copy = shutil.copy(program, home / "program")  # which may lie where others cannot look, too
+        else:
+            copy = program
+            for path in home.rglob("*"):
+                path.chmod(path.stat().st_mode & ~0o222) if not path.is_symlink() else None
+
+        def ran(*arguments, **variables):
+            done = subprocess.run([copy, *arguments], env=environment(home, hub, **variables), capture_output=True, **run_as)
+            return done.returncode, done.stderr.decode()
+
+        assert ran("info", ID)[0] == 0 and ran("info", ID, HF_HUB_OFFLINE="1")[0] == 0
+        status, said = ran("download", ID, "more")
+        assert status == 1 and "Permission denied" in said and str(cache(home)) in said
+        for path in home.rglob("*"):
+            path.chmod(0o755) if path.is_dir() else None
+
+
 def test_no_network(hub, ours, home):
     hub.add(ID, {"a": b"1"})
     dead = type("Dead", (), {"endpoint": "http://127.0.0.1:9"})
@@ -453,10 +564,47 @@ def test_no_network(hub, ours, home):
     assert ours("download", ID, "a", to=dead) == [path] == ours("download", ID, to=dead)
 
 
-def test_a_server_that_does_not_answer(hub, ours):
+@pytest.mark.parametrize("fault", ["stall", "trickle"])
+def test_a_server_that_does_not_answer(hub, ours, fault):
     hub.add(ID, {"a": b"1"})
-    hub.stall = True
+    setattr(hub, fault, True)
     assert "does not answer" in ours("download", ID, "a", status=1, HF_HUB_ETAG_TIMEOUT="1")
+
+
+def test_an_endpoint_with_a_path(hub, ours, theirs, tmp_path):
+    hub.add(ID, {"x.bin": LARGE, "a": b"1"}, ["x.bin"], token="hf_secret")
+    hub.prefix = "/mirrors/hf"
+    to = type("Prefixed", (), {"endpoint": hub.endpoint + "/mirrors/hf//"})
+    assert len(ours("download", ID, at=tmp_path / "a", to=to, HF_TOKEN="hf_secret")) == 2
+    theirs(files_of("models", ID, [("x.bin", "main"), ("a", "main")]), at=tmp_path / "b", to=to, HF_TOKEN="hf_secret")
+    assert tree(cache(tmp_path / "a")) == tree(cache(tmp_path / "b"))
+
+
+def test_proxies(hub, ours):
+    """A host that is only known to the proxy; one that no_proxy names is asked itself."""
+    hub.add(ID, {"a": b"1"})
+    nowhere = type("Nowhere", (), {"endpoint": "http://hub.invalid"})
+    ours("download", ID, "a", to=nowhere, http_proxy=hub.endpoint)
+    assert {r.headers["Host"] for r in hub.requests} == {"hub.invalid"}
+    dead = {"http_proxy": "http://127.0.0.1:9"}
+    ours("download", ID, "a", no_proxy="127.0.0.1", **dead)
+    assert "cannot be reached" in ours("download", ID + "@other", "a", status=1, **dead)
+
+
+def test_kinds_of_hashes(hub, ours, theirs, tmp_path):
+    """Weak ETags are what they are without the mark, as for the Python library."""
+    hub.add(ID, {"a": b"12345"})
+    hub.headers = {"ETag": f'W/"{git_hash(b"12345")}"'}
+    ours("download", ID, "a", at=tmp_path / "a")
+    theirs(files_of("models", ID, [("a", "main")]), at=tmp_path / "b")
+    assert tree(cache(tmp_path / "a")) == tree(cache(tmp_path / "b"))
+
+
+def test_bodies_that_were_compressed_on_the_way(hub, ours, home):
+    hub.add(ID, {"a": b"12345" * 100})
+    hub.gzip = True
+    assert "a: what came has the hash" in ours("download", ID, "a", status=1)
+    assert no_final_names(home)
 
 
 def test_offline(hub, ours, home):
@@ -494,9 +642,10 @@ def test_statuses(hub, ours):
         (418, "status 418"),
         (404, "(404)"),
     ]:
-        hub.statuses = {at: [status]}
+        hub.statuses = {at: [status] * 4}
         assert text in said(ID, "a")
     # A model's files are not there any more: those that are in the cache are no substitute.
+    hub.statuses = {}
     ours("download", ID, "a")
     hub.repos["models", ID].commit({})
     assert "has no file 'a'" in said(ID, "a")
@@ -602,6 +751,15 @@ def test_https(ours, home, certificate):
         assert open(path, "rb").read() == LARGE
         shutil.rmtree(home)
         with Hub() as plain:
+            # From http to https of the same host: the token stays behind.
+            plain.add(ID, {"x.bin": LARGE}, ["x.bin"])
+            plain.redirect_to = f"{hub.endpoint}/{ID}/resolve/main/x.bin"
+            hub.requests.clear()
+            ours("download", ID, "x.bin", to=plain, HF_TOKEN="hf_secret", SSL_CERT_FILE=str(certificate[0]))
+            assert plain.requests[0].headers["Authorization"] == "Bearer hf_secret"
+            assert hub.requests and not any("uthorization" in k for r in hub.requests for k in r.headers)
+            shutil.rmtree(home)
+            plain.requests.clear()
             hub.redirect_to = plain.storage + "/blobs/x"
             said = ours("download", ID, "x.bin", status=1, to=hub, SSL_CERT_FILE=str(certificate[0]))
             assert "which is not https and not followed" in said and not plain.requests

@@ -5,6 +5,7 @@
 #include "format/digest.h"
 #include "format/hub.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -284,6 +285,57 @@ TEST(refs_and_links) {
         CHECK_STR_EQ(listing.names[i], ((const char *const[]){"d/e/f", "f", "g"})[i]);
     dlm__hub_listing_free(&listing);
     free(folder);
+}
+
+/* The linker leads these calls through here (Makefile): what a file system says without links and locks. */
+static int lack;
+int __real_symlink(const char *to, const char *path);
+int __wrap_symlink(const char *to, const char *path);
+int __wrap_symlink(const char *to, const char *path) {
+    if (lack == 0) return __real_symlink(to, path);
+    errno = lack;
+    return -1;
+}
+int __real_flock(int file, int operation);
+int __wrap_flock(int file, int operation);
+int __wrap_flock(int file, int operation) {
+    if (lack == 0) return __real_flock(file, operation);
+    errno = lack;
+    return -1;
+}
+
+static bool stop_now(void *user) {
+    (void)user;
+    return true;
+}
+
+TEST(file_systems_without_links_and_locks) {
+    static const int codes[] = {EPERM, ENOSYS, EOPNOTSUPP};
+    dlm_error err;
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        const char *cache = temporary_dir(), *storage = path_in(cache, "models--a--b"),
+                   *blob = path_in(storage, "blobs/1234");
+        dlm_hub_repo repo = {.kind = DLM_REPO_MODEL};
+        int first, second;
+        check_context("%s", strerror(codes[i]));
+        REQUIRE_OK(dlm__hub_repo_parse("a/b", NULL, DLM_REPO_MODEL, &repo, &err), &err);
+        REQUIRE_OK(dlm__make_dirs(path_in(storage, "blobs"), &err), &err);
+        REQUIRE_OK(dlm__write_file(blob, "x", 1, &err), &err);
+        lack = codes[i];
+        CHECK_OK(dlm__hub_lock(cache, &repo, "1234", stop_now, NULL, &first, &err), &err);
+        CHECK_OK(dlm__hub_lock(cache, &repo, "1234", stop_now, NULL, &second, &err), &err);
+        CHECK_OK(dlm__hub_link(storage, commit_a, "d/f", "1234", &err), &err);
+        CHECK_OK(dlm__hub_link(storage, commit_a, "d/f", "1234", &err), &err); /* it is there */
+        CHECK_STATUS(dlm__hub_link(storage, commit_a, "g", "none", &err), DLM_IO, &err);
+        lack = 0;
+        char *file = dlm__hub_snapshot(storage, commit_a, "d/f");
+        CHECK_STR_EQ(read_text(file, NULL), "x");
+        CHECK(!dlm__is_file(blob));
+        free(file);
+        dlm__hub_unlock(first);
+        dlm__hub_unlock(second);
+        dlm__hub_repo_free(&repo);
+    }
 }
 
 static bool stop_at_third(void *user) {
