@@ -5,6 +5,7 @@
 
 BACKEND ?= onednn
 MODE    ?= release
+MPI     ?= 0
 PREFIX  ?= /usr/local
 DESTDIR ?=
 SHARED  ?= ../shared
@@ -18,6 +19,9 @@ $(error BACKEND is onednn or reference, not '$(BACKEND)')
 endif
 ifeq ($(filter $(MODE),release asan fuzz),)
 $(error MODE is release, asan or fuzz, not '$(MODE)')
+endif
+ifeq ($(filter $(MPI),0 1),)
+$(error MPI is 0 or 1, not '$(MPI)')
 endif
 
 .DEFAULT_GOAL := all
@@ -34,7 +38,7 @@ endif
 
 VERSION := $(shell sed -n 's/^.define DLM_VERSION "\(.*\)"/\1/p' include/diffusionlm.h)
 SOVERSION := 0
-OUT := build/$(notdir $(firstword $(CC)))-$(BACKEND)-$(MODE)
+OUT := build/$(notdir $(firstword $(CC)))-$(BACKEND)-$(MODE)$(if $(filter 1,$(MPI)),-mpi)
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
 
@@ -50,6 +54,12 @@ LDLIBS := -lcurl -lcrypto -ljansson -lxxhash -lzip -ldeflate -lzstd -lz -lm
 ifeq ($(BACKEND),onednn)
 CFLAGS_ALL += -DDLM_BACKEND_ONEDNN
 LDLIBS := -ldnnl $(LDLIBS)
+endif
+
+# MPI's own compiler driver knows where its header is, and is asked only where that is needed.
+MPI_CC = OMPI_CC='$(CC)' MPICH_CC='$(CC)' mpicc
+ifeq ($(MPI),1)
+LDLIBS := -lmpi $(LDLIBS)
 endif
 
 MODE_FLAGS_release := -O3
@@ -68,6 +78,8 @@ LIB_SOURCES := $(wildcard src/*/*.c)
 ifeq ($(BACKEND),reference)
 LIB_SOURCES := $(filter-out %_onednn.c,$(LIB_SOURCES))
 endif
+# Of the wires between processes there is one in a build.
+LIB_SOURCES := $(filter-out src/ranks/wire_$(if $(filter 1,$(MPI)),alone,mpi).c,$(LIB_SOURCES))
 # src/compute/isa_*.c are compiled once for each instruction set, with DLM_ISA as its name; the best that the machine
 # has is picked at run time.
 ISA_SOURCES := $(filter src/compute/isa_%.c,$(LIB_SOURCES))
@@ -129,6 +141,11 @@ $(OUT)/%.o: %.c
 	$(call say,CC )
 	$(QUIET)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
+$(OUT)/src/ranks/wire_mpi.o: src/ranks/wire_mpi.c
+	@mkdir -p $(@D)
+	$(call say,CC )
+	$(QUIET)$(MPI_CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+
 $(OUT)/tests/%.o: CFLAGS_ALL += -Itests -I. -DDLM_TEST_GOLDEN='"$(abspath build/golden)"'
 
 define isa_rule
@@ -185,7 +202,7 @@ $(FUZZERS): %-fuzz: %.o $(STATIC)
 # Installs missing headers and libraries (or says which); does nothing when all are there.
 .PHONY: deps
 deps:
-	@CC='$(CC)' BACKEND='$(BACKEND)' tools/deps.sh
+	@CC='$(CC)' BACKEND='$(BACKEND)' MPI='$(MPI)' tools/deps.sh
 
 # ---- tests ------------------------------------------------------------------------------------------------------------
 

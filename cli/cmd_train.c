@@ -12,6 +12,7 @@
 #include "diffusionlm.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,8 @@ typedef struct train_settings {
     size_t vocab_size; /* 0: by the size of the text */
     text_choice text;
 } train_settings;
+
+enum { SIGNALLED = 128 }; /* of the exit status: by signal n it is this and n */
 
 static const char *const optimizer_choices[] = {"adamw", "muon", NULL};
 static const char *const weight_choices[] = {"elbo", "flat", "uniform", "inv_sigma", "sigma", NULL};
@@ -235,6 +238,7 @@ static int make_data(const train_settings *settings, const char *data) {
 
 typedef struct run_state {
     const train_settings *settings;
+    dlm_ranks *ranks;
     dlm_trainer *trainer;
     dlm_train_report report;
     double eval_ce, eval_ppl, eval_nelbo; /* of the last evaluation */
@@ -256,10 +260,11 @@ static void print_quoted(const char *word) {
     (void)fputc('\'', stderr);
 }
 
-/* The command line that goes on with this run. */
-static void print_resume(const common *shared) {
+/* The command line that goes on with this run, with as many ranks. */
+static void print_resume(const common *shared, const dlm_ranks *ranks) {
     clear_status();
     (void)fputs("go on with:  ", stderr);
+    if (dlm_ranks_size(ranks) > 1) (void)fprintf(stderr, "mpirun -np %zu ", dlm_ranks_size(ranks));
     print_quoted(shared->program);
     (void)fputs(" train --resume", stderr);
     for (size_t i = 0; i < shared->n_arguments; i++) {
@@ -280,6 +285,10 @@ static void say_start(const run_state *run) {
         "documents, %s tokens",
         run->settings->train.run, config->vocab_size, config->hidden_size, config->depth, config->num_heads,
         config->max_seq_len, documents, tokens);
+    const size_t threads = run->settings->shared.threads;
+    if (dlm_ranks_size(run->ranks) > 1)
+        say("%s: trained by %zu ranks, each with %zu threads", run->settings->train.run,
+            dlm_ranks_size(run->ranks), threads > 0 ? threads : dlm_ranks_threads(run->ranks));
     const dlm_train_options *train = &run->settings->train;
     if (data.documents == 1 && train->eval_data == NULL && train->eval_every > 0)
         say("%s: of its one document none can be held out, so nothing is evaluated; --eval-data DATA gives "
@@ -353,12 +362,19 @@ static json_t *describe(const run_state *run) {
     return all;
 }
 
-static int stop(const run_state *run) {
+/* What ends all ranks is told by the first; that one of them is gone, by each of the others. */
+static int fail_together(const dlm_ranks *ranks, const dlm_error *err) {
+    if (dlm_ranks_rank(ranks) > 0 && err->status != DLM_NETWORK) return EXIT_FAILED;
+    return fail("%s", err->message);
+}
+
+static int stop(const run_state *run, int signal) {
     dlm_error err = {0};
-    if (dlm_trainer_save(run->trainer, &err) != DLM_OK) return fail("%s", err.message);
+    if (dlm_trainer_save(run->trainer, &err) != DLM_OK) return fail_together(run->ranks, &err);
     say("stopped after step %zu, all of it saved", run->report.step);
-    if (!run->settings->shared.quiet) print_resume(&run->settings->shared);
-    return stop_status();
+    if (!run->settings->shared.quiet && dlm_ranks_rank(run->ranks) == 0)
+        print_resume(&run->settings->shared, run->ranks);
+    return SIGNALLED + signal;
 }
 
 static int train_to_end(run_state *run) {
@@ -366,7 +382,7 @@ static int train_to_end(run_state *run) {
     while (!finished) {
         dlm_error err = {0};
         if (dlm_trainer_step(run->trainer, &run->report, &finished, &err) != DLM_OK)
-            return fail("%s", err.message);
+            return fail_together(run->ranks, &err);
         if (!run->report.stepped) {
             say("%s was complete already, after step %zu; --resume %s goes further", run->settings->train.run,
                 run->report.step, run->report.steps > 0 ? "--steps N" : "--minutes X");
@@ -375,30 +391,34 @@ static int train_to_end(run_state *run) {
         average_loss(run);
         show_events(run);
         show_progress(run, finished);
-        if (stop_signal() != 0 && !finished) return stop(run);
+        int signal = stop_signal();
+        if (dlm_ranks_max(run->ranks, &signal, &err) != DLM_OK) return fail_together(run->ranks, &err);
+        if (signal != 0 && !finished) return stop(run, signal);
     }
     clear_status();
-    if (run->settings->shared.json) return print_json(describe(run));
+    if (run->settings->shared.json && dlm_ranks_rank(run->ranks) == 0) return print_json(describe(run));
     say("done: step %zu in %s\nwrite a text with:  %s generate -m %s", run->report.step,
         run->settings->train.run, run->settings->shared.program, run->settings->train.run);
     return EXIT_DONE;
 }
 
-static int train(const train_settings *settings, const char *data) {
-    run_state run = {.settings = settings};
+static int train(const train_settings *settings, const char *data, dlm_ranks *ranks) {
+    run_state run = {.settings = settings, .ranks = ranks};
     dlm_train_options train_options = settings->train;
     dlm_error err = {0};
     train_options.data = data;
     train_options.seed = settings->shared.seed;
-    if (dlm_trainer_create(&train_options, &run.trainer, &err) != DLM_OK) return fail_with(&err);
+    train_options.ranks = ranks;
+    if (dlm_trainer_create(&train_options, &run.trainer, &err) != DLM_OK)
+        return dlm_ranks_rank(ranks) > 0 ? fail_together(ranks, &err) : fail_with(&err);
     say_start(&run);
     int status = train_to_end(&run);
     dlm_trainer_free(run.trainer);
     return status;
 }
 
-static int run(const void *given) {
-    const train_settings *settings = given;
+/* Whether what was asked for can be begun; nothing is written. */
+static int check_run(const train_settings *settings) {
     int status = check_usage(settings);
     if (status != EXIT_DONE) return status;
     const char *name = settings->train.run;
@@ -413,18 +433,46 @@ static int run(const void *given) {
         return fail("%s goes on with other options than it began with: recipe was %s, is %s", name,
                     recipe_choices[settings->recipe], recipe_choices[settings->train.recipe]);
     dlm_error err = {0};
-    if (dlm_train_check(&settings->train, &err) != DLM_OK) return fail_in_options(&err);
+    return dlm_train_check(&settings->train, &err) == DLM_OK ? EXIT_DONE : fail_in_options(&err);
+}
+
+/* What rank 0 came to is what all come to; nobody goes on before. */
+static int together(dlm_ranks *ranks, int status) {
+    dlm_error err = {0};
+    return dlm_ranks_max(ranks, &status, &err) == DLM_OK ? status : fail_together(ranks, &err);
+}
+
+/* Rank 0 alone looks at RUN and makes data of text; the others wait for it. */
+static int run_on(const train_settings *settings, dlm_ranks *ranks) {
+    const bool first = dlm_ranks_rank(ranks) == 0;
+    int status = together(ranks, first ? check_run(settings) : EXIT_DONE);
+    if (status != EXIT_DONE) return status;
     catch_signals();
     if (settings->train.data != NULL && settings->shared.n_operands == 0)
-        return train(settings, settings->train.data);
+        return train(settings, settings->train.data, ranks);
     char *data = join(settings->train.run, "data");
     if (data == NULL) return EXIT_FAILED;
-    status = make_data(settings, data);
+    status = together(ranks, first ? make_data(settings, data) : EXIT_DONE);
     if (status == EXIT_DONE)
-        status = train(settings, data);
-    else if (stop_signal() != 0 && !settings->shared.quiet)
-        print_resume(&settings->shared);
+        status = train(settings, data, ranks);
+    else if (stop_signal() != 0 && first && !settings->shared.quiet)
+        print_resume(&settings->shared, ranks);
     free(data);
+    return status;
+}
+
+static int run(const void *given) {
+    const train_settings *settings = given;
+    dlm_ranks *ranks;
+    dlm_error err = {0};
+    if (dlm_ranks_open(&ranks, &err) != DLM_OK) return fail_with(&err);
+    if (dlm_ranks_rank(ranks) > 0) be_quiet();
+    if (dlm_ranks_size(ranks) > 1) {
+        catch_signal(SIGUSR1);
+        if (settings->shared.threads == 0) dlm_set_threads(dlm_ranks_threads(ranks));
+    }
+    const int status = run_on(settings, ranks);
+    dlm_ranks_close(ranks);
     return status;
 }
 
@@ -433,11 +481,14 @@ const command command_train = {
     .operands = "[FILE...]",
     .max_operands = SIZE_MAX,
     .summary = "trains a model",
-    .description = "Trains a model on token shards (-d), or on text files: then a tokenizer is made in "
-                   "RUN/tokenizer and the shards in RUN/data first.\n\nRUN gets checkpoints, log.csv, "
-                   "TensorBoard event files and samples.txt. Ctrl-C and SIGTERM finish the step, save "
-                   "everything and say how to go on; the run then ends with the same bytes as one that was "
-                   "never stopped. A run that exists is only touched with --resume.",
+    .description =
+        "Trains a model on token shards (-d), or on text files: then a tokenizer is made in "
+        "RUN/tokenizer and the shards in RUN/data first.\n\nRUN gets checkpoints, log.csv, "
+        "TensorBoard event files and samples.txt. Ctrl-C and SIGTERM finish the step, save "
+        "everything and say how to go on; the run then ends with the same bytes as one that was "
+        "never stopped. A run that exists is only touched with --resume.\n\n"
+        "A program that was built with MPI=1 trains in several processes: mpirun -np N diffusionlm "
+        "train ... Then --threads is of each of them, and SIGUSR1 stops them like SIGTERM.",
     .example = "diffusionlm train stories.txt -o run --preset tiny --minutes 5",
     .options = options,
     .settings_size = sizeof(train_settings),

@@ -147,6 +147,10 @@ void catch_signals(void) {
     if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) handle(SIGHUP, on_stop);
 }
 
+void catch_signal(int number) {
+    handle(number, on_stop);
+}
+
 int stop_signal(void) {
     return (int)stop;
 }

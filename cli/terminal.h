@@ -36,6 +36,8 @@ int flush_output(void);
 /* SIGINT, SIGTERM and SIGHUP (unless ignored, as under nohup) from now on only ask to stop; the second kills.
  */
 void catch_signals(void);
+/* The same of one more signal. */
+void catch_signal(int number);
 /* The signal that asked to stop, or 0. */
 int stop_signal(void);
 /* The exit status of a command that such a signal stopped: 130 for SIGINT. */

@@ -44,20 +44,20 @@ extern "C" {
 DLM_API const char *dlm_version(void);
 
 /* X(name, text): the statuses and their texts. */
-#define DLM_STATUSES(X)                                           \
-    X(DLM_OK, "ok")                                               \
-    X(DLM_ARGUMENT, "an argument or option is out of range")      \
-    X(DLM_MEMORY, "out of memory")                                \
-    X(DLM_IO, "reading or writing failed")                        \
-    X(DLM_NOT_FOUND, "no such file or folder")                    \
-    X(DLM_EXISTS, "already there, and not overwritten")           \
-    X(DLM_FORMAT, "a file is malformed, cut off or inconsistent") \
-    X(DLM_MISMATCH, "files that do not belong together")          \
-    X(DLM_UNSUPPORTED, "not supported")                           \
-    X(DLM_CANCELLED, "stopped by the caller")                     \
-    X(DLM_NOT_FINITE, "a value became infinite or not a number")  \
-    X(DLM_COMPUTE, "a compute primitive failed")                  \
-    X(DLM_NETWORK, "a server could not be reached or failed")     \
+#define DLM_STATUSES(X)                                                          \
+    X(DLM_OK, "ok")                                                              \
+    X(DLM_ARGUMENT, "an argument or option is out of range")                     \
+    X(DLM_MEMORY, "out of memory")                                               \
+    X(DLM_IO, "reading or writing failed")                                       \
+    X(DLM_NOT_FOUND, "no such file or folder")                                   \
+    X(DLM_EXISTS, "already there, and not overwritten")                          \
+    X(DLM_FORMAT, "a file is malformed, cut off or inconsistent")                \
+    X(DLM_MISMATCH, "files that do not belong together")                         \
+    X(DLM_UNSUPPORTED, "not supported")                                          \
+    X(DLM_CANCELLED, "stopped by the caller")                                    \
+    X(DLM_NOT_FINITE, "a value became infinite or not a number")                 \
+    X(DLM_COMPUTE, "a compute primitive failed")                                 \
+    X(DLM_NETWORK, "a server or another process could not be reached or failed") \
     X(DLM_DENIED, "a server refused access")
 
 typedef enum dlm_status {
@@ -786,6 +786,29 @@ DLM_API dlm_status dlm_score(const dlm_model *model, const dlm_score_options *op
                              const size_t *lengths, const int32_t *ids, const uint8_t *fixed,
                              double *log_likelihood, size_t *forwards, dlm_error *err);
 
+/* ---- several processes -------------------------------------------------------------------------------- */
+
+/* The processes that train one model together: its ranks, on one machine or many, as mpirun starts them. A
+ * library that was built with MPI=1 joins them; any other knows one rank, itself.
+ *
+ * Each rank makes the same calls in the same order: those below, dlm_trainer_create, dlm_trainer_step and
+ * dlm_trainer_save. A failure of one is a failure of all, with its sentence. Where a rank is gone the others'
+ * calls return DLM_NETWORK, now and from then on; such a process should end soon. */
+typedef struct dlm_ranks dlm_ranks;
+/* Joins the processes that were started with this one. MPI is begun unless the program has done so, and
+ * belongs to the whole process: it is ended by close, and cannot be begun again. DLM_UNSUPPORTED where this
+ * process is one of several that mpirun started, and the library cannot join them. */
+DLM_API dlm_status dlm_ranks_open(dlm_ranks **ranks, dlm_error *err);
+/* Waits for the others to close too, unless one is gone. */
+DLM_API void dlm_ranks_close(dlm_ranks *ranks);
+/* Of NULL: 0, of 1. */
+DLM_API size_t dlm_ranks_rank(const dlm_ranks *ranks);
+DLM_API size_t dlm_ranks_size(const dlm_ranks *ranks);
+/* Threads for this rank, so that ranks which may run on the same processors share them evenly. */
+DLM_API size_t dlm_ranks_threads(const dlm_ranks *ranks);
+/* *value becomes the largest of all ranks': so all learn of a signal, or wait for each other. */
+DLM_API dlm_status dlm_ranks_max(dlm_ranks *ranks, int *value, dlm_error *err);
+
 /* ---- training
  * --------------------------------------------------------------------------------------------------------------
  */
@@ -834,6 +857,8 @@ typedef struct dlm_train_options {
     size_t eval_documents; /* of the held-out documents an evaluation in the run reads at most this many; 0:
                               all */
     size_t keep;           /* newest checkpoints kept (best and latest always are); 0: all */
+    dlm_ranks *ranks;      /* NULL: trains alone; else with these, of which every one has the same options and
+                              sees the same DATA and RUN. It must outlive the trainer */
 } dlm_train_options;
 /* Defaults of a recipe. */
 DLM_API dlm_train_options dlm_train_defaults(dlm_recipe recipe);
@@ -914,7 +939,8 @@ DLM_API void dlm_trainer_free(dlm_trainer *trainer);
  * DLM_NOT_FINITE, nothing is written, the message names step, batch and last good checkpoint. */
 DLM_API dlm_status dlm_trainer_step(dlm_trainer *trainer, dlm_train_report *report, bool *finished,
                                     dlm_error *err);
-/* Writes a checkpoint now, unless the newest is of this step. */
+/* Writes a checkpoint now, unless the newest is of this step. With ranks, rank 0 writes it, as a run of one
+ * process would: any number of ranks goes on with it. */
 DLM_API dlm_status dlm_trainer_save(dlm_trainer *trainer, dlm_error *err);
 /* The model being trained, for description: config and parameter shapes. */
 DLM_API const dlm_config *dlm_trainer_config(const dlm_trainer *trainer);

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Is all there that the build needs? Quiet when it is. When not: on Debian and its kin prints the apt-get line and runs
-# it, elsewhere names the packages and stops. CC and BACKEND come from make.
+# it, elsewhere names the packages and stops. CC, BACKEND and MPI come from make.
 set -eu
-: "${CC:=gcc}" "${BACKEND:=onednn}"
+: "${CC:=gcc}" "${BACKEND:=onednn}" "${MPI:=0}"
 
 # header package
 needs='stdio.h libc6-dev
@@ -24,6 +24,10 @@ has() { printf '#include <%s>\n' "$1" | $CC -E -xc -o /dev/null - 2> /dev/null; 
 all_headers=$(printf '%s\n' "$needs" | sed 's/ .*//; s/.*/#include <&>/')
 missing=
 command -v zstd > /dev/null || missing=zstd
+if [ "$MPI" = 1 ]; then
+    command -v mpicc > /dev/null || missing="$missing libopenmpi-dev"
+    command -v mpirun > /dev/null || missing="$missing openmpi-bin"
+fi
 command -v "${CC%% *}" > /dev/null || missing="$missing ${CC%% *}"
 if ! printf '%s\n' "$all_headers" | $CC -E -xc -o /dev/null - 2> /dev/null; then
     while read -r header package; do

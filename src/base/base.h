@@ -209,6 +209,8 @@ dlm_status dlm__json_load(const char *path, struct json_t **json, dlm_error *err
 
 /* Seconds on a clock that never goes back. */
 double dlm__seconds(void);
+/* Processors that this process may run on. */
+size_t dlm__processors(void);
 /* The threads that parallel work of the calling thread uses; set with dlm_set_threads. */
 size_t dlm__threads(void);
 /* Calls body(context, i) for i = 0 .. n-1, each once, on all threads, in any order. */

@@ -13,8 +13,12 @@ double dlm__seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+size_t dlm__processors(void) {
+    return (size_t)omp_get_num_procs();
+}
+
 void dlm_set_threads(size_t n) {
-    size_t processors = (size_t)omp_get_num_procs();
+    size_t processors = dlm__processors();
     size_t most = processors > MOST_THREADS ? processors : MOST_THREADS;
     if (n == 0) n = processors;
     omp_set_num_threads((int)(n < most ? n : most));

@@ -179,6 +179,11 @@ void dlm__interval(double value, double error, double degrees, double interval[2
     interval[1] = value + half;
 }
 
+void dlm__estimate_sums(const dlm_estimate *e, double *nats, double *positions) {
+    *nats = e->windows.sum[NATS];
+    *positions = e->windows.sum[POSITIONS];
+}
+
 dlm_estimated dlm__estimate(const dlm_estimate *e) {
     if (e->windows.n == 0) return (dlm_estimated){NAN, NAN, {NAN, NAN}, NAN, {NAN, NAN}};
     const double positions = e->windows.sum[POSITIONS];

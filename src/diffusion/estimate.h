@@ -65,6 +65,8 @@ typedef struct dlm_estimated {
     double standard_error_documents, interval_documents[2];
 } dlm_estimated;
 dlm_estimated dlm__estimate(const dlm_estimate *estimate);
+/* Nats and positions of all windows: their quotient is the NELBO. */
+void dlm__estimate_sums(const dlm_estimate *estimate, double *nats, double *positions);
 
 /* The 97.5th percentile of Student's t: within 0.005 for `degrees` of freedom from 1 on, infinite below. */
 double dlm__student(double degrees);

@@ -185,7 +185,7 @@ static dlm_status add_cross_entropy(dlm_likelihood *l, size_t window, dlm_error 
 /* The masks of the window added last, which is its document's last or not. */
 static dlm_status measure_held(dlm_likelihood *l, bool last_window, dlm_error *err) {
     if (l->windows == 0) return DLM_OK;
-    const size_t window = l->windows - 1;
+    const size_t window = l->options.first + l->windows - 1;
     const unsigned last = LAST_DRAW | (last_window ? LAST_WINDOW : 0U);
     DLM_TRY(l->options.exact ? add_all_masks(l, window, last, err) : add_draws(l, window, last, err));
     return l->options.cross_entropy ? add_cross_entropy(l, window, err) : DLM_OK;
@@ -199,7 +199,7 @@ dlm_status dlm__likelihood_add(dlm_likelihood *l, const dlm_scored *window, dlm_
     if (l->options.exact && window->n > DLM_NELBO_EXACT_LIMIT)
         return dlm__fail(err, DLM_ARGUMENT, "window %zu has %zu tokens, all masks are tried of at most %zu",
                          l->windows, window->n, DLM_NELBO_EXACT_LIMIT);
-    if (l->windows == UINT32_MAX)
+    if (l->windows >= UINT32_MAX - l->options.first)
         return dlm__fail(err, DLM_UNSUPPORTED, "more than %lu windows", (unsigned long)UINT32_MAX);
     DLM_TRY(measure_held(l, !window->continues, err));
     l->held = *window;
@@ -229,6 +229,14 @@ dlm_bound dlm__bound(const dlm_estimate *estimate, bool exact, uint64_t tokens, 
         bound.interval[0] = bound.interval[1] = bound.nelbo;
     }
     return bound;
+}
+
+dlm_status dlm__likelihood_sums(dlm_likelihood *l, dlm_likelihood_sums *sums, dlm_error *err) {
+    DLM_TRY(measure_held(l, true, err));
+    DLM_TRY(dlm__masked_score_flush(l->score, err));
+    *sums = (dlm_likelihood_sums){.ce = l->ce_sum, .ce_positions = (double)l->ce_positions};
+    dlm__estimate_sums(&l->all, &sums->nats, &sums->positions);
+    return DLM_OK;
 }
 
 dlm_status dlm__likelihood_end(dlm_likelihood *l, dlm_eval_result *result, dlm_error *err) {

@@ -34,6 +34,7 @@ typedef struct dlm_likelihood_options {
     dlm_schedule schedule;
     int32_t mask_id;
     size_t longest;               /* positions of the longest window */
+    size_t first;                 /* index of the first window that is added, by which its masks are drawn */
     dlm_paired *paired;           /* or NULL */
     dlm_pass_callback after_pass; /* or NULL */
     void *pass_user;
@@ -55,11 +56,20 @@ typedef struct dlm_scored {
     bool ends;      /* the last of the n is an end token */
 } dlm_scored;
 
-/* Adds the next window; its index is how many were added before. ids are copied. A cross-entropy that is not
- * finite is DLM_NOT_FINITE (perhaps reported with a later window, since they are measured in packed passes).
- * DLM_ARGUMENT names a window that is longer than `longest`, or than an exact evaluation takes.
+/* Adds the next window; its index is options.first and how many were added before. ids are copied. A
+ * cross-entropy that is not finite is DLM_NOT_FINITE (perhaps reported with a later window, since they are
+ * measured in packed passes). DLM_ARGUMENT names a window that is longer than `longest`, or than an exact
+ * evaluation takes.
  */
 dlm_status dlm__likelihood_add(dlm_likelihood *likelihood, const dlm_scored *window, dlm_error *err);
+/* What an evaluation of some of the windows adds to one of all: nats over positions is the NELBO, ce over
+ * ce_positions the cross-entropy. */
+typedef struct dlm_likelihood_sums {
+    double nats, positions, ce, ce_positions;
+} dlm_likelihood_sums;
+/* Measures what is left to measure. To be called once, in place of dlm__likelihood_end. */
+dlm_status dlm__likelihood_sums(dlm_likelihood *likelihood, dlm_likelihood_sums *sums, dlm_error *err);
+
 /* Measures what is left to measure and fills in all of result but seconds. To be called once. Cross-entropy
  * and NELBO that were not asked for, and standard errors that the data do not tell, are not numbers. */
 dlm_status dlm__likelihood_end(dlm_likelihood *likelihood, dlm_eval_result *result, dlm_error *err);

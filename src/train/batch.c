@@ -21,6 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+static size_t ranks_of(const dlm_global_batch *batch) {
+    return batch->options.ranks > 1 ? batch->options.ranks : 1;
+}
+
 static void bind(dlm_global_batch *batch, dlm_arena *arena) {
     size_t B = batch->options.sequences, L = batch->options.seq_len, most = 0;
     if (!dlm__size_mul(B, L, &most)) arena->overflow = true;
@@ -37,6 +41,10 @@ static void bind(dlm_global_batch *batch, dlm_arena *arena) {
     batch->weights = dlm__arena_take(arena, most, sizeof *batch->weights);
     batch->masked = dlm__arena_take(arena, L, sizeof *batch->masked);
     batch->positions = dlm__arena_take(arena, L, sizeof *batch->positions);
+    batch->rngs = dlm__arena_take(arena, B, sizeof *batch->rngs);
+    batch->by_length = dlm__arena_take(arena, B, sizeof *batch->by_length);
+    batch->starts = dlm__arena_take(arena, L + 1, sizeof *batch->starts);
+    batch->loads = dlm__arena_take(arena, ranks_of(batch), sizeof *batch->loads);
 }
 
 static void shuffle(dlm_global_batch *batch, uint64_t epoch) {
@@ -113,16 +121,19 @@ static dlm_micro_batch *pass_for(dlm_global_batch *batch, filled *at, size_t n) 
     return next;
 }
 
-/* Lengths, t and mask (into batch->masked) of a sequence by the default recipe; scale lacks 1 / sum n. */
-static void corrupt_default(dlm_global_batch *batch, dlm_rng *rng, const dlm_window *window, size_t stratum,
-                            dlm_drawn *drawn) {
-    const dlm_batch_options *o = &batch->options;
+/* Lengths of a sequence by the default recipe. */
+static void lengthen(const dlm_batch_options *o, dlm_rng *rng, const dlm_window *window, dlm_drawn *drawn) {
     bool room = window->ends && window->n < o->seq_len;
     bool tail = dlm__rng_uniform(rng) < o->tail_share && room;
-    size_t n = tail ? window->n + 1 + (size_t)dlm__rng_below(rng, o->seq_len - window->n) : window->n;
-    size_t k = dlm__stratified_count(rng, o->schedule, n, stratum, o->sequences);
+    drawn->n = tail ? window->n + 1 + (size_t)dlm__rng_below(rng, o->seq_len - window->n) : window->n;
+    drawn->real = drawn->n;
+}
+
+/* t and mask (into batch->masked) by the default recipe; scale lacks 1 / sum n. */
+static void corrupt_default(dlm_global_batch *batch, dlm_rng *rng, size_t stratum, dlm_drawn *drawn) {
+    const dlm_batch_options *o = &batch->options;
+    size_t n = drawn->n, k = dlm__stratified_count(rng, o->schedule, n, stratum, o->sequences);
     dlm__mask_exactly(rng, n, k, batch->masked, batch->positions);
-    drawn->n = drawn->real = n;
     drawn->masked = k;
     drawn->t = dlm__sigma_inverse(o->schedule, (double)k / (double)n);
     double relative = dlm__loss_weight(o->weight, o->schedule, drawn->t) /
@@ -131,17 +142,66 @@ static void corrupt_default(dlm_global_batch *batch, dlm_rng *rng, const dlm_win
 }
 
 /* The same by the original recipe; scale is complete. */
-static void corrupt_original(dlm_global_batch *batch, dlm_rng *rng, const dlm_window *window,
-                             dlm_drawn *drawn) {
+static void corrupt_original(dlm_global_batch *batch, dlm_rng *rng, dlm_drawn *drawn) {
     const dlm_batch_options *o = &batch->options;
-    drawn->n = o->seq_len;
-    drawn->real = window->n;
     double u = dlm__rng_uniform(rng);
     drawn->t = u > DLM_T_MIN ? u : DLM_T_MIN;
-    drawn->masked = dlm__mask_independently(rng, window->n, dlm__sigma(o->schedule, drawn->t), batch->masked);
+    drawn->masked =
+        dlm__mask_independently(rng, drawn->real, dlm__sigma(o->schedule, drawn->t), batch->masked);
     double weight = dlm__loss_weight(o->weight, o->schedule, drawn->t);
     drawn->scale = drawn->masked == 0 ? 0 : weight / ((double)drawn->masked * (double)o->sequences);
 }
+
+/* ---- lengths, and whose sequence each is ----------------------------------------------------------------
+ */
+
+static void draw_lengths(dlm_global_batch *batch, uint64_t step) {
+    const dlm_batch_options *o = &batch->options;
+    batch->tokens = 0;
+    for (size_t b = 0; b < o->sequences; b++) {
+        dlm_drawn *drawn = &batch->drawn[b];
+        *drawn = (dlm_drawn){.n = o->seq_len};
+        const dlm_window *window = choose_window(batch, step, b, drawn);
+        batch->rngs[b] = dlm__rng(o->seed, DLM_RNG_CORRUPT, (uint32_t)step, (uint32_t)b);
+        drawn->real = window->n;
+        if (o->recipe != DLM_RECIPE_ORIGINAL) lengthen(o, &batch->rngs[b], window, drawn);
+        batch->tokens += drawn->real;
+    }
+}
+
+/* Fills by_length: a counting sort, which keeps the order of equal lengths. */
+static void sort_by_length(dlm_global_batch *batch) {
+    const size_t B = batch->options.sequences, L = batch->options.seq_len;
+    memset(batch->starts, 0, (L + 1) * sizeof *batch->starts);
+    /* Length n begins behind all that are longer. */
+    for (size_t b = 0; b < B; b++) batch->starts[batch->drawn[b].n]++;
+    for (size_t n = L + 1, begin = 0, count; n-- > 0; begin += count) {
+        count = batch->starts[n];
+        batch->starts[n] = begin;
+    }
+    for (size_t b = 0; b < B; b++) batch->by_length[batch->starts[batch->drawn[b].n]++] = (uint32_t)b;
+}
+
+/* The longest goes first, each to the rank that has the fewest positions: with as many sequences as ranks,
+ * each has one. */
+static void share_out(dlm_global_batch *batch) {
+    const size_t ranks = ranks_of(batch);
+    if (ranks == 1) return;
+    sort_by_length(batch);
+    memset(batch->loads, 0, ranks * sizeof *batch->loads);
+    for (size_t i = 0; i < batch->options.sequences; i++) {
+        dlm_drawn *drawn = &batch->drawn[batch->by_length[i]];
+        size_t least = 0;
+        for (size_t r = 1; r < ranks; r++) {
+            if (batch->loads[r] < batch->loads[least]) least = r;
+        }
+        drawn->rank = (uint32_t)least;
+        batch->loads[least] += drawn->n;
+    }
+}
+
+/* ---- the passes -----------------------------------------------------------------------------------------
+ */
 
 /* Appends the ids of a sequence, corrupted, and its masked rows. */
 static void append(dlm_global_batch *batch, filled *at, const dlm_window *window, const dlm_drawn *drawn) {
@@ -170,19 +230,18 @@ void dlm__global_batch_draw(dlm_global_batch *batch, uint64_t step) {
     bool original = o->recipe == DLM_RECIPE_ORIGINAL;
     filled at = {0};
     batch->n_micro = 0;
-    batch->tokens = 0;
     dlm_rng deal = dlm__rng(o->seed, DLM_RNG_STRATA, (uint32_t)step, 0);
     dlm__rng_permutation(&deal, batch->strata, o->sequences);
+    draw_lengths(batch, step);
+    share_out(batch);
     for (size_t b = 0; b < o->sequences; b++) {
         dlm_drawn *drawn = &batch->drawn[b];
-        const dlm_window *window = choose_window(batch, step, b, drawn);
-        dlm_rng rng = dlm__rng(o->seed, DLM_RNG_CORRUPT, (uint32_t)step, (uint32_t)b);
+        if (drawn->rank != o->rank) continue;
         if (original)
-            corrupt_original(batch, &rng, window, drawn);
+            corrupt_original(batch, &batch->rngs[b], drawn);
         else
-            corrupt_default(batch, &rng, window, batch->strata[b], drawn);
-        append(batch, &at, window, drawn);
-        batch->tokens += drawn->real;
+            corrupt_default(batch, &batch->rngs[b], batch->strata[b], drawn);
+        append(batch, &at, &batch->windows->list[drawn->window], drawn);
     }
     size_t row = 0;
     for (size_t b = 0; b < o->sequences; b++) {

@@ -1,6 +1,10 @@
 /* The global batch of a training step: which windows of the corpus, how they are corrupted, and the weight of
  * every masked row, so that all recipes are the one sum  loss = sum_r weight_r * ce_r.
  *
+ * The ranks of a run share the batch, whole sequences, about as many positions each: every rank draws the
+ * lengths of all sequences, and the masks and passes of its own. The weights are those of the whole batch, so
+ * the ranks' losses and gradients add up to it.
+ *
  * Everything is a function of (seed, step, index in the batch): the position in the data is step * batch, its
  * epoch that number divided by the windows there are, and epoch e reads the windows in the order of a
  * permutation drawn from (seed, e). Nothing needs saving but the step. */
@@ -19,11 +23,14 @@ typedef struct dlm_batch_options {
     double tail_share;
     uint64_t seed;
     int32_t mask_id, pad_id, end_id;
+    size_t rank, ranks; /* of the batch, the share of this rank of so many; ranks 0: all of it */
 } dlm_batch_options;
 
-/* One sequence of the batch, for messages and tests. */
+/* One sequence of the batch, for messages and tests. What the masks are (masked, t and scale) is known of
+ * this rank's sequences alone. */
 typedef struct dlm_drawn {
     uint32_t window;
+    uint32_t rank; /* whose it is */
     size_t n;      /* positions, with a tail or padding */
     size_t real;   /* positions that may be masked and are scored */
     size_t masked; /* of them */
@@ -49,9 +56,9 @@ typedef struct dlm_global_batch {
     const dlm_windows *windows;
     /* Of the last draw. */
     dlm_drawn *drawn;       /* (B) */
-    dlm_micro_batch *micro; /* (n_micro) */
+    dlm_micro_batch *micro; /* (n_micro), of this rank's sequences in their order */
     size_t n_micro;
-    size_t tokens; /* positions that may be masked, in all sequences */
+    size_t tokens; /* positions that may be masked, in all sequences of all ranks */
     /* Where the last draw stood in the data. */
     uint64_t epoch; /* of its first sequence */
     size_t place;   /* of its first sequence in the epoch's order */
@@ -59,6 +66,10 @@ typedef struct dlm_global_batch {
     uint32_t *order; /* (windows) of epoch `ordered` */
     uint64_t ordered;
     uint32_t *strata;              /* (B) */
+    dlm_rng *rngs;                 /* (B) of each sequence, when its length has been drawn */
+    uint32_t *by_length;           /* (B) the sequences, longest first */
+    size_t *starts;                /* (seq_len + 1) */
+    size_t *loads;                 /* (ranks) positions that each has got */
     size_t *offsets;               /* (2 B) */
     int32_t *ids, *rows, *targets; /* (B seq_len) each */
     float *times, *weights;        /* (B), (B seq_len) */

@@ -155,7 +155,9 @@ static dlm_status load_weights(const dlm_checkpoint *checkpoint, const dlm_layou
 }
 
 dlm_status dlm__checkpoint_load(const dlm_checkpoint *checkpoint, dlm_learner *learner, dlm_error *err) {
-    DLM_TRY(load_weights(checkpoint, learner->layout, weights_file, learner->average, err));
+    /* The average comes by way of the weights: a rank has not room for all of it. */
+    DLM_TRY(load_weights(checkpoint, learner->layout, weights_file, learner->params, err));
+    dlm__learner_begin(learner);
     DLM_TRY(load_weights(checkpoint, learner->layout, raw_file, learner->params, err));
     char *path;
     DLM_TRY(join(checkpoint->folder, optimizer_file, &path, err));
@@ -167,7 +169,9 @@ dlm_status dlm__checkpoint_load(const dlm_checkpoint *checkpoint, dlm_learner *l
 /* ---- writing ------------------------------------------------------------------------------------------ */
 
 static dlm_status save_average(const dlm_trainer *trainer, const char *path, dlm_error *err) {
-    return dlm__weights_save(trainer->layout, path, trainer->learner->average, err);
+    const bool alone = dlm_ranks_size(trainer->ranks) == 1;
+    const float *average = alone ? trainer->learner->average : trainer->model->network.params;
+    return dlm__weights_save(trainer->layout, path, average, err);
 }
 
 static dlm_status save_raw(const dlm_trainer *trainer, const char *path, dlm_error *err) {
@@ -305,8 +309,8 @@ static dlm_status check_finite(const dlm_trainer *trainer, dlm_error *err) {
         size_t n;
         const float *values;
     } blocks[] = {{"weights", l->layout->total, l->params},
-                  {"averaged weights", l->layout->total, l->average},
-                  {"first moments", l->layout->total, l->momentum},
+                  {"averaged weights", l->own, l->average},
+                  {"first moments", l->own, l->momentum},
                   {"second moments", l->v_total, l->squares}};
     for (size_t i = 0; i < 4; i++) {
         if (isfinite(dlm__sum_of_squares(trainer->compute, blocks[i].n, blocks[i].values))) continue;
@@ -319,31 +323,69 @@ static dlm_status check_finite(const dlm_trainer *trainer, dlm_error *err) {
     return DLM_OK;
 }
 
+/* Writes the checkpoint `name` as `path` in dir; what others it may do without is removed. *there: it has
+ * been written, whatever came after. */
+static dlm_status write_checkpoint(const dlm_trainer *trainer, const char *name, const char *dir,
+                                   const char *path, bool *there, dlm_error *err) {
+    DLM_TRY(dlm__make_dirs(dir, err));
+    DLM_TRY(make_folder(trainer, path, err));
+    DLM_TRY(point(trainer, "latest", name, err));
+    *there = true;
+    if (trainer->progress.evaluated && trainer->progress.best_step == trainer->progress.step)
+        DLM_TRY(point(trainer, "best", name, err));
+    return prune(trainer, dir, err);
+}
+
+/* Rank 0 writes, asking the others for their moments, who answer until it is done; all know in the end what
+ * came of it. */
+static dlm_status save_together(const dlm_trainer *trainer, const char *name, const char *dir,
+                                const char *path, bool *there, dlm_error *err) {
+    dlm_ranks *ranks = trainer->ranks;
+    dlm_status status;
+    if (dlm_ranks_rank(ranks) == 0) {
+        status = write_checkpoint(trainer, name, dir, path, there, err);
+        DLM_TRY(dlm__moments_done(trainer->learner, err));
+    } else {
+        status = dlm__moments_serve(trainer->learner, err);
+    }
+    DLM_TRY(dlm__ranks_share(ranks, there, sizeof *there, err));
+    return dlm__ranks_agree(ranks, status, err);
+}
+
 /* Takes over path. */
 static dlm_status save_as(dlm_trainer *trainer, const char *name, const char *dir, char *path,
                           dlm_error *err) {
-    dlm_status status = make_folder(trainer, path, err);
-    if (status == DLM_OK) status = point(trainer, "latest", name, err);
-    if (status != DLM_OK) {
+    bool there = false;
+    dlm_status status = save_together(trainer, name, dir, path, &there, err);
+    if (!there) {
         free(path);
         return status;
     }
     free(trainer->checkpoint);
     trainer->checkpoint = path;
     trainer->checkpoint_step = trainer->progress.step;
-    if (trainer->progress.evaluated && trainer->progress.best_step == trainer->progress.step)
-        DLM_TRY(point(trainer, "best", name, err));
-    return prune(trainer, dir, err);
+    return status;
+}
+
+/* What a rank needs before it can take its part in writing. */
+static dlm_status prepare(const dlm_trainer *trainer, const char *name, char **dir, char **path,
+                          dlm_error *err) {
+    DLM_TRY(check_finite(trainer, err));
+    DLM_TRY(join(trainer->run, "checkpoints", dir, err));
+    return join(*dir, name, path, err);
 }
 
 dlm_status dlm__checkpoint_save(dlm_trainer *trainer, dlm_error *err) {
-    DLM_TRY(check_finite(trainer, err));
-    char name[NAME_SIZE], *dir, *path = NULL;
+    char name[NAME_SIZE], *dir = NULL, *path = NULL;
     step_name(trainer->progress.step, name);
-    DLM_TRY(join(trainer->run, "checkpoints", &dir, err));
-    dlm_status status = dlm__make_dirs(dir, err);
-    if (status == DLM_OK) status = join(dir, name, &path, err);
-    if (status == DLM_OK) status = save_as(trainer, name, dir, path, err);
+    dlm_status status = prepare(trainer, name, &dir, &path, err);
+    status = dlm__ranks_agree(trainer->ranks, status, err);
+    if (status == DLM_OK && dlm_ranks_size(trainer->ranks) > 1)
+        status = dlm__learner_average(trainer->learner, trainer->model->network.params, err);
+    if (status == DLM_OK)
+        status = save_as(trainer, name, dir, path, err);
+    else
+        free(path);
     free(dir);
     return status;
 }

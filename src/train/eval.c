@@ -92,13 +92,15 @@ static dlm_status check_windows(const dlm_config *config, int32_t mask_id, int32
     return DLM_OK;
 }
 
-dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, int32_t mask_id,
-                             int32_t pad_id, const dlm_data *data, const dlm_windows *windows,
-                             const dlm_eval_options *options, bool cross_entropy, dlm_paired *paired,
-                             dlm_eval_result *result, dlm_error *err) {
+/* The likelihood by these windows, of which all but what it holds back is measured; the first has that index.
+ * To be freed, also after an error. */
+static dlm_status score(const dlm_network *network, dlm_compute *compute, int32_t mask_id, int32_t pad_id,
+                        const dlm_data *data, const dlm_windows *windows, size_t first, bool cross_entropy,
+                        dlm_paired *paired, course *c, dlm_likelihood **likelihood, dlm_error *err) {
     const dlm_config *config = &network->layout->config;
+    const dlm_eval_options *options = c->options;
+    *likelihood = NULL;
     DLM_TRY(check_windows(config, mask_id, pad_id, windows, err));
-    course c = begin(options, "eval", windows->n);
     const dlm_likelihood_options likelihood_options = {.seed = options->seed,
                                                        .draws = options->draws,
                                                        .masks = options->masks,
@@ -107,12 +109,38 @@ dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, i
                                                        .schedule = config->schedule,
                                                        .mask_id = mask_id,
                                                        .longest = windows->seq_len,
+                                                       .first = first,
                                                        .paired = paired,
                                                        .after_pass = after_pass,
-                                                       .pass_user = &c};
+                                                       .pass_user = c};
+    DLM_TRY(dlm__likelihood_create(network, compute, &likelihood_options, likelihood, err));
+    return feed(config, pad_id, data, windows, c, add_likelihood, *likelihood, err);
+}
+
+dlm_status dlm__eval_sums(const dlm_network *network, dlm_compute *compute, int32_t mask_id, int32_t pad_id,
+                          const dlm_data *data, const dlm_windows *windows, size_t first, size_t n,
+                          const dlm_eval_options *options, bool cross_entropy, dlm_likelihood_sums *sums,
+                          dlm_error *err) {
+    *sums = (dlm_likelihood_sums){0};
+    if (n == 0) return DLM_OK;
+    const dlm_windows some = {.list = windows->list + first, .n = n, .seq_len = windows->seq_len};
+    course c = begin(options, "eval", n);
     dlm_likelihood *likelihood;
-    DLM_TRY(dlm__likelihood_create(network, compute, &likelihood_options, &likelihood, err));
-    dlm_status status = feed(config, pad_id, data, windows, &c, add_likelihood, likelihood, err);
+    dlm_status status = score(network, compute, mask_id, pad_id, data, &some, first, cross_entropy, NULL, &c,
+                              &likelihood, err);
+    if (status == DLM_OK) status = dlm__likelihood_sums(likelihood, sums, err);
+    dlm__likelihood_free(likelihood);
+    return finish(&c, status, err);
+}
+
+dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, int32_t mask_id,
+                             int32_t pad_id, const dlm_data *data, const dlm_windows *windows,
+                             const dlm_eval_options *options, bool cross_entropy, dlm_paired *paired,
+                             dlm_eval_result *result, dlm_error *err) {
+    course c = begin(options, "eval", windows->n);
+    dlm_likelihood *likelihood;
+    dlm_status status = score(network, compute, mask_id, pad_id, data, windows, 0, cross_entropy, paired, &c,
+                              &likelihood, err);
     if (status == DLM_OK) status = dlm__likelihood_end(likelihood, result, err);
     if (status == DLM_OK) result->seconds = dlm__seconds() - c.start;
     dlm__likelihood_free(likelihood);

@@ -14,5 +14,11 @@ dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, i
                              int32_t pad_id, const dlm_data *data, const dlm_windows *windows,
                              const dlm_eval_options *options, bool cross_entropy, dlm_paired *paired,
                              dlm_eval_result *result, dlm_error *err);
+/* The same of windows first .. first + n - 1 alone, by the masks that they have among all of them; of none
+ * the sums are 0. */
+dlm_status dlm__eval_sums(const dlm_network *network, dlm_compute *compute, int32_t mask_id, int32_t pad_id,
+                          const dlm_data *data, const dlm_windows *windows, size_t first, size_t n,
+                          const dlm_eval_options *options, bool cross_entropy, dlm_likelihood_sums *sums,
+                          dlm_error *err);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const double pi = 3.14159265358979323846;
 
@@ -13,28 +14,31 @@ static const double pi = 3.14159265358979323846;
 static const double beta1 = 0.9, beta2 = 0.999, adam_eps = 1e-8, momentum = 0.95;
 static const double clip_eps = 1e-6; /* as torch.nn.utils.clip_grad_norm_ */
 
-bool dlm__learner_muon(const dlm_learner *learner, size_t i) {
-    return learner->optimizer == DLM_MUON && learner->layout->params[i].block_matrix;
+static bool is_own(const dlm_learner *learner, size_t piece) {
+    return learner->pieces.list[piece].rank == dlm_ranks_rank(learner->ranks);
 }
 
-float *dlm__learner_squares(const dlm_learner *learner, size_t i) {
-    return dlm__learner_muon(learner, i) ? NULL : learner->squares + learner->v_offset[i];
-}
+/* ---- create, free -----------------------------------------------------------------------------------------
+ */
 
-/* Where parameter i ends in the blocks, padding included. */
-static size_t end_of(const dlm_layout *layout, size_t i) {
-    return i + 1 < layout->n ? layout->params[i + 1].offset : layout->total;
-}
-
+/* The largest scratch that Muon needs for a matrix of this rank. */
 static size_t largest_scratch(const dlm_learner *learner, const dlm_compute *compute) {
     size_t most = 0;
-    for (size_t i = 0; i < learner->layout->n; i++) {
-        if (!dlm__learner_muon(learner, i)) continue;
-        const dlm_param *p = &learner->layout->params[i];
+    for (size_t i = 0; i < learner->pieces.n; i++) {
+        const dlm_param *p = learner->pieces.matrices[i];
+        if (p == NULL || !is_own(learner, i)) continue;
         size_t need = dlm__muon_scratch(compute, p->shape[0], p->shape[1]);
         if (need > most) most = need;
     }
     return most;
+}
+
+static size_t largest_tensor(const dlm_learner *learner) {
+    size_t most = 0;
+    for (size_t i = 0; i < learner->layout->n; i++) {
+        if (learner->layout->params[i].count > most) most = learner->layout->params[i].count;
+    }
+    return dlm_ranks_size(learner->ranks) > 1 ? most : 0;
 }
 
 static void bind(dlm_learner *learner, size_t scratch) {
@@ -42,26 +46,39 @@ static void bind(dlm_learner *learner, size_t scratch) {
     const dlm_layout *layout = learner->layout;
     learner->params = dlm__arena_take(arena, layout->total, sizeof(float));
     learner->gradients = dlm__arena_take(arena, layout->total, sizeof(float));
-    learner->momentum = dlm__arena_take(arena, layout->total, sizeof(float));
-    learner->average = dlm__arena_take(arena, layout->total, sizeof(float));
+    learner->momentum = dlm__arena_take(arena, learner->own, sizeof(float));
+    learner->average = dlm__arena_take(arena, learner->own, sizeof(float));
     learner->squares = dlm__arena_take(arena, learner->v_total, sizeof(float));
     learner->scratch = dlm__arena_take(arena, scratch, sizeof(float));
+    learner->tensor = dlm__arena_take(arena, largest_tensor(learner), sizeof(float));
+}
+
+/* What belongs to this rank, and where it lies in the blocks of that. */
+static dlm_status divide(dlm_learner *learner, dlm_error *err) {
+    dlm_pieces *pieces = &learner->pieces;
+    DLM_TRY(
+        dlm__pieces_create(learner->layout, learner->optimizer, dlm_ranks_size(learner->ranks), pieces, err));
+    learner->at = dlm__calloc(pieces->n, sizeof *learner->at);
+    learner->v_at = dlm__calloc(pieces->n, sizeof *learner->v_at);
+    if (learner->at == NULL || learner->v_at == NULL)
+        return dlm__fail_memory(err, "the optimiser's state", 2 * pieces->n * sizeof *learner->at);
+    for (size_t i = 0; i < pieces->n; i++) {
+        if (!is_own(learner, i)) continue;
+        learner->at[i] = learner->own;
+        learner->v_at[i] = learner->v_total;
+        learner->own += pieces->list[i].n;
+        if (pieces->matrices[i] == NULL) learner->v_total += pieces->list[i].n;
+    }
+    return DLM_OK;
 }
 
 dlm_status dlm__learner_create(const dlm_layout *layout, const dlm_compute *compute, dlm_optimizer optimizer,
-                               dlm_dtype muon_type, dlm_learner **learner, dlm_error *err) {
+                               dlm_dtype muon_type, dlm_ranks *ranks, dlm_learner **learner, dlm_error *err) {
     *learner = NULL;
     dlm_learner *made = dlm__calloc(1, sizeof *made);
     if (made == NULL) return dlm__fail_memory(err, "the optimiser's state", sizeof *made);
-    *made = (dlm_learner){.layout = layout, .optimizer = optimizer, .muon_type = muon_type};
-    made->v_offset = dlm__calloc(layout->n, sizeof *made->v_offset);
-    dlm_status status = DLM_OK;
-    if (made->v_offset == NULL)
-        status = dlm__fail_memory(err, "the optimiser's state", layout->n * sizeof *made->v_offset);
-    for (size_t i = 0; status == DLM_OK && i < layout->n; i++) {
-        made->v_offset[i] = made->v_total;
-        if (!dlm__learner_muon(made, i)) made->v_total += end_of(layout, i) - layout->params[i].offset;
-    }
+    *made = (dlm_learner){.layout = layout, .ranks = ranks, .optimizer = optimizer, .muon_type = muon_type};
+    dlm_status status = divide(made, err);
     if (status == DLM_OK) {
         size_t scratch = largest_scratch(made, compute);
         bind(made, scratch);
@@ -78,16 +95,69 @@ dlm_status dlm__learner_create(const dlm_layout *layout, const dlm_compute *comp
 void dlm__learner_free(dlm_learner *learner) {
     if (learner == NULL) return;
     dlm__arena_free(&learner->arena);
-    free(learner->v_offset);
+    dlm__pieces_free(&learner->pieces);
+    free(learner->at);
+    free(learner->v_at);
     free(learner);
 }
 
+/* ---- the average ------------------------------------------------------------------------------------------
+ */
+
+void dlm__learner_begin(dlm_learner *learner) {
+    for (size_t i = 0; i < learner->pieces.n; i++) {
+        const dlm_piece *piece = &learner->pieces.list[i];
+        if (is_own(learner, i))
+            memcpy(learner->average + learner->at[i], learner->params + piece->first,
+                   piece->n * sizeof(float));
+    }
+}
+
+dlm_status dlm__learner_average(const dlm_learner *learner, float *block, dlm_error *err) {
+    const dlm_pieces *pieces = &learner->pieces;
+    for (size_t i = 0; i < pieces->n; i++) {
+        if (!is_own(learner, i)) continue;
+        const dlm_piece *piece = &pieces->list[i];
+        memcpy(block + piece->first, learner->average + learner->at[i], piece->n * sizeof(float));
+    }
+    return dlm__ranks_collect(learner->ranks, block, pieces->list, pieces->n, err);
+}
+
+/* ---- an update --------------------------------------------------------------------------------------------
+ */
+
+/* Neighbouring pieces in one sum, all of them without other ranks. */
+static double own_squares(const dlm_learner *learner, dlm_compute *compute) {
+    const dlm_pieces *pieces = &learner->pieces;
+    double sum = 0;
+    for (size_t i = 0, next; i < pieces->n; i = next) {
+        next = i + 1;
+        if (!is_own(learner, i)) continue;
+        while (next < pieces->n && is_own(learner, next)) next++;
+        const size_t first = pieces->list[i].first,
+                     end = pieces->list[next - 1].first + pieces->list[next - 1].n;
+        sum += dlm__sum_of_squares(compute, end - first, learner->gradients + first);
+    }
+    return sum;
+}
+
 double dlm__learner_norm(const dlm_learner *learner, dlm_compute *compute) {
-    return sqrt(dlm__sum_of_squares(compute, learner->layout->total, learner->gradients));
+    return sqrt(own_squares(learner, compute));
+}
+
+dlm_status dlm__learner_reduce(dlm_learner *learner, dlm_compute *compute, dlm_status mine, double *loss,
+                               double *norm, dlm_error *err) {
+    DLM_TRY(dlm__ranks_agree(learner->ranks, mine, err));
+    const dlm_pieces *pieces = &learner->pieces;
+    DLM_TRY(dlm__ranks_reduce(learner->ranks, learner->gradients, pieces->list, pieces->n, err));
+    double sums[2] = {*loss, own_squares(learner, compute)};
+    DLM_TRY(dlm__ranks_sum(learner->ranks, sums, 2, err));
+    *loss = sums[0];
+    *norm = sqrt(sums[1]);
+    return DLM_OK;
 }
 
 void dlm__learner_update(dlm_learner *learner, dlm_compute *compute, const dlm_update *update) {
-    const dlm_layout *layout = learner->layout;
     /* g *= min(1, clip / (norm + eps)) */
     double scale = update->clip > 0 ? fmin(1.0, update->clip / (update->norm + clip_eps)) : 1.0;
     dlm_adamw adamw = {.lr = update->lr,
@@ -104,21 +174,28 @@ void dlm__learner_update(dlm_learner *learner, dlm_compute *compute, const dlm_u
                      .ema_decay = update->ema_decay,
                      .grad_scale = scale,
                      .type = learner->muon_type};
-    for (size_t i = 0, next; i < layout->n; i = next) {
-        size_t at = layout->params[i].offset;
-        next = i + 1;
-        if (dlm__learner_muon(learner, i)) {
-            dlm__muon(compute, &muon, layout->params[i].shape[0], layout->params[i].shape[1],
-                      learner->params + at, learner->gradients + at, learner->momentum + at,
-                      learner->average + at, learner->scratch);
-            continue;
-        }
-        while (next < layout->n && !dlm__learner_muon(learner, next)) next++;
-        dlm__adamw(compute, &adamw, end_of(layout, next - 1) - at, learner->params + at,
-                   learner->gradients + at, learner->momentum + at, learner->squares + learner->v_offset[i],
-                   learner->average + at);
+    for (size_t i = 0; i < learner->pieces.n; i++) {
+        if (!is_own(learner, i)) continue;
+        const dlm_piece *piece = &learner->pieces.list[i];
+        const dlm_param *matrix = learner->pieces.matrices[i];
+        float *params = learner->params + piece->first, *gradients = learner->gradients + piece->first;
+        float *momenta = learner->momentum + learner->at[i], *average = learner->average + learner->at[i];
+        if (matrix != NULL)
+            dlm__muon(compute, &muon, matrix->shape[0], matrix->shape[1], params, gradients, momenta, average,
+                      learner->scratch);
+        else
+            dlm__adamw(compute, &adamw, piece->n, params, gradients, momenta,
+                       learner->squares + learner->v_at[i], average);
     }
 }
+
+dlm_status dlm__learner_collect(dlm_learner *learner, dlm_status mine, dlm_error *err) {
+    DLM_TRY(dlm__ranks_agree(learner->ranks, mine, err));
+    return dlm__ranks_collect(learner->ranks, learner->params, learner->pieces.list, learner->pieces.n, err);
+}
+
+/* ---- schedules --------------------------------------------------------------------------------------------
+ */
 
 double dlm__lr_multiplier(uint64_t step, uint64_t warmup, double min_ratio, double progress) {
     if (step < warmup) return (double)step / (double)warmup;

@@ -135,9 +135,9 @@ static void draw_batch(speed_work *w) {
 static dlm_status prepare_learner(speed_work *w, dlm_error *err) {
     const dlm_layout *of = w->model->layout;
     const dlm_dtype type = w->model->network.type;
-    DLM_TRY(dlm__learner_create(of, w->compute, w->recipe.optimizer, type, &w->learner, err));
+    DLM_TRY(dlm__learner_create(of, w->compute, w->recipe.optimizer, type, NULL, &w->learner, err));
     memcpy(w->learner->params, w->model->network.params, of->total * sizeof(float));
-    memcpy(w->learner->average, w->model->network.params, of->total * sizeof(float));
+    dlm__learner_begin(w->learner);
     w->network = (dlm_network){.layout = of, .params = w->learner->params, .type = type};
     if (type != DLM_BF16) return DLM_OK;
     w->network.params_bf16 = dlm__calloc(of->total, sizeof *w->network.params_bf16);

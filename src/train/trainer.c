@@ -16,9 +16,16 @@ double dlm__trainer_seconds(const dlm_trainer *trainer) {
 }
 
 double dlm__trainer_share(const dlm_trainer *t) {
-    double done = t->steps > 0 ? (double)t->progress.step / (double)t->steps
-                               : dlm__trainer_seconds(t) / (60 * t->options.minutes);
+    double done =
+        t->steps > 0 ? (double)t->progress.step / (double)t->steps : t->now / (60 * t->options.minutes);
     return fmin(1.0, done);
+}
+
+/* Where the clock ends the run, rank 0's does: all take the same steps at the same rates. */
+static dlm_status look_at_clock(dlm_trainer *t, dlm_error *err) {
+    if (t->steps > 0) return DLM_OK;
+    t->now = dlm__trainer_seconds(t);
+    return dlm__ranks_share(t->ranks, &t->now, sizeof t->now, err);
 }
 
 static bool is_finished(const dlm_trainer *t) {
@@ -46,7 +53,7 @@ static double seconds_left(const dlm_trainer *t) {
 
 /* ---- a step ------------------------------------------------------------------------------------------- */
 
-/* Loss and gradients of the drawn batch. */
+/* Loss and gradients of this rank's share of the drawn batch. */
 static dlm_status differentiate(dlm_trainer *t, double *loss, dlm_error *err) {
     memset(t->learner->gradients, 0, t->layout->total * sizeof(float));
     return dlm__passes_loss(t->workspace, &t->network, t->batch->n_micro, t->batch->micro, t->ce, loss,
@@ -62,32 +69,41 @@ static dlm_status fail_not_finite(const dlm_trainer *t, double loss, double norm
                      t->batch->epoch, t->checkpoint != NULL ? t->checkpoint : "none");
 }
 
-static dlm_status take_step(dlm_trainer *t, dlm_train_report *report, dlm_error *err) {
+/* From here on no step is taken and nothing saved. */
+static dlm_status stay_broken(dlm_trainer *t, const dlm_error *why, dlm_error *err) {
+    t->broken = *why;
+    if (err != NULL) *err = *why;
+    return why->status;
+}
+
+/* The update; when it fails, the weights are half old, half new. */
+static dlm_status update(dlm_trainer *t, double lr, double norm, dlm_error *err) {
     const dlm_train_options *o = &t->options;
-    double begin = dlm__seconds(), loss;
     uint64_t step = t->progress.step;
-    double lr = learning_rate(t);
-    dlm__global_batch_draw(t->batch, step);
-    DLM_TRY(differentiate(t, &loss, err));
-    double norm = dlm__learner_norm(t->learner, t->compute);
-    if (!isfinite(loss) || !isfinite(norm)) {
-        (void)fail_not_finite(t, loss, norm, &t->broken);
-        if (err != NULL) *err = t->broken;
-        return DLM_NOT_FINITE;
-    }
-    dlm_update update = {.lr = lr,
-                         .weight_decay = o->weight_decay,
-                         .clip = o->clip,
-                         .ema_decay = dlm__ema_decay(o->ema, o->recipe == DLM_RECIPE_DEFAULT, step),
-                         .norm = norm,
-                         .step = step + 1};
-    dlm__learner_update(t->learner, t->compute, &update);
+    const dlm_update how = {.lr = lr,
+                            .weight_decay = o->weight_decay,
+                            .clip = o->clip,
+                            .ema_decay = dlm__ema_decay(o->ema, o->recipe == DLM_RECIPE_DEFAULT, step),
+                            .norm = norm,
+                            .step = step + 1};
+    dlm__learner_update(t->learner, t->compute, &how);
+    const dlm_status status = dlm__compute_status(t->compute, err);
+    DLM_TRY(dlm__learner_collect(t->learner, status, err));
     dlm__network_refresh(t->compute, &t->network);
-    /* A product of the update failed: the weights are half old, half new. */
-    if (dlm__compute_status(t->compute, &t->broken) != DLM_OK) {
-        if (err != NULL) *err = t->broken;
-        return t->broken.status;
+    return dlm__compute_status(t->compute, err);
+}
+
+static dlm_status take_step(dlm_trainer *t, dlm_train_report *report, dlm_error *err) {
+    double begin = dlm__seconds(), loss, norm, lr = learning_rate(t);
+    dlm_error why;
+    dlm__global_batch_draw(t->batch, t->progress.step);
+    dlm_status status = differentiate(t, &loss, err);
+    DLM_TRY(dlm__learner_reduce(t->learner, t->compute, status, &loss, &norm, err));
+    if (!isfinite(loss) || !isfinite(norm)) {
+        (void)fail_not_finite(t, loss, norm, &why);
+        return stay_broken(t, &why, err);
     }
+    if (update(t, lr, norm, &why) != DLM_OK) return stay_broken(t, &why, err);
     double seconds = dlm__seconds() - begin;
     dlm_train_progress *p = &t->progress;
     p->step++;
@@ -153,12 +169,14 @@ static dlm_status write_row(dlm_trainer *t, const dlm_train_report *report, dlm_
                        .eval_nelbo = report->eval_nelbo};
     p->row_steps = p->row_tokens = 0;
     p->row_loss = p->row_norm = t->before.row_seconds = 0;
+    if (dlm_ranks_rank(t->ranks) > 0) return DLM_OK;
     return dlm__run_log_row(t->log, &row, err);
 }
 
 static dlm_status write_sample(dlm_trainer *t, dlm_train_report *report, dlm_error *err) {
     size_t bytes;
     DLM_TRY(dlm__trainer_sample(t, &bytes, err));
+    if (dlm_ranks_rank(t->ranks) > 0) return DLM_OK;
     report->sample = t->sample;
     return dlm__run_log_sample(t->log, t->progress.step, t->sample, bytes, err);
 }
@@ -166,9 +184,16 @@ static dlm_status write_sample(dlm_trainer *t, dlm_train_report *report, dlm_err
 static dlm_status after_step(dlm_trainer *t, dlm_train_report *report, bool last, dlm_error *err) {
     const dlm_train_options *o = &t->options;
     const dlm_train_progress *p = &t->progress;
+    dlm_status status = DLM_OK;
     if (due(o->eval_every, p->step, last) && t->eval_windows.n > 0) DLM_TRY(evaluate(t, report, err));
-    if (due(o->sample_every, p->step, last)) DLM_TRY(write_sample(t, report, err));
-    if (due(o->log_every, p->step, last) || report->evaluated) DLM_TRY(write_row(t, report, err));
+    if (due(o->sample_every, p->step, last)) {
+        status = write_sample(t, report, err);
+        DLM_TRY(dlm__ranks_agree(t->ranks, status, err));
+    }
+    if (due(o->log_every, p->step, last) || report->evaluated) {
+        status = write_row(t, report, err);
+        DLM_TRY(dlm__ranks_agree(t->ranks, status, err));
+    }
     bool best = report->evaluated && p->best_step == p->step && o->save_every > 0;
     if (!last && !best && !due(o->save_every, p->step, last)) return DLM_OK;
     report->saved = true;
@@ -187,19 +212,35 @@ static void describe(const dlm_trainer *t, dlm_train_report *report) {
     report->checkpoint = t->checkpoint;
 }
 
+/* A step, unless the run is complete. Only behind a step is looked whether it was the last: the time may run
+ * out while an evaluation or a checkpoint is made, and the last step has these too. */
+static dlm_status go_on(dlm_trainer *t, dlm_train_report *report, bool *finished, dlm_error *err) {
+    DLM_TRY(look_at_clock(t, err));
+    if (t->progress.step == t->first_step) t->finished = is_finished(t);
+    *finished = t->finished;
+    if (t->finished) return DLM_OK;
+    DLM_TRY(take_step(t, report, err));
+    DLM_TRY(look_at_clock(t, err));
+    *finished = t->finished = is_finished(t);
+    return after_step(t, report, t->finished, err);
+}
+
 dlm_status dlm_trainer_step(dlm_trainer *trainer, dlm_train_report *report, bool *finished, dlm_error *err) {
     *report = (dlm_train_report){0};
-    *finished = is_finished(trainer);
-    dlm_status status = DLM_OK;
-    if (trainer->broken.status != DLM_OK) {
+    *finished = false;
+    dlm_error why;
+    dlm_status status = trainer->broken.status;
+    if (status != DLM_OK) {
         if (err != NULL) *err = trainer->broken;
-        status = trainer->broken.status;
-    } else if (!*finished) {
-        status = take_step(trainer, report, err);
-        if (status == DLM_OK) {
-            *finished = is_finished(trainer);
-            status = after_step(trainer, report, *finished, err);
+    } else {
+        status = go_on(trainer, report, finished, &why);
+        if (status != DLM_OK && dlm__ranks_lost(trainer->ranks)) {
+            (void)dlm__fail(&trainer->broken, status,
+                            "%.300s; nothing is saved any more, the last good checkpoint is %s", why.message,
+                            trainer->checkpoint != NULL ? trainer->checkpoint : "none");
+            why = trainer->broken;
         }
+        if (status != DLM_OK && err != NULL) *err = why;
     }
     describe(trainer, report);
     return status;

@@ -17,6 +17,9 @@ struct json_t *dlm__train_options_json(const dlm_train_options *options);
 /* The reverse: fills all of them, each of which must be there; name is for messages. */
 dlm_status dlm__train_options_parse(const char *name, const struct json_t *json, dlm_train_options *options,
                                     dlm_error *err);
+/* Whether this rank was given the options of the first; DLM_MISMATCH names every one that differs. */
+dlm_status dlm__train_options_equal(const dlm_train_options *first, const dlm_train_options *mine,
+                                    dlm_error *err);
 /* Whether a run made with `before` can go on with `now`: only its length and what it reports and keeps may
  * differ. DLM_MISMATCH names every option that may not, with both values. */
 dlm_status dlm__train_options_same(const char *name, const dlm_train_options *before,
@@ -69,6 +72,7 @@ struct dlm_trainer {
 
     dlm_layout *layout;
     dlm_compute *compute;
+    dlm_ranks *ranks; /* the caller's */
     dlm_learner *learner;
     dlm_network network; /* of the learner's weights */
     dlm_workspace *workspace;
@@ -82,8 +86,10 @@ struct dlm_trainer {
     dlm_train_progress progress;
     dlm_train_clock before; /* of earlier parts of the run, but that row_seconds counts on */
     double started;         /* when this part began, by dlm__seconds */
-    uint64_t first_step;    /* of this part */
-    double rate;            /* recent tokens a second; 0: not known yet */
+    double now; /* dlm__trainer_seconds of rank 0 when last looked at, where the clock ends the run */
+    uint64_t first_step; /* of this part */
+    bool finished;       /* the last step is done */
+    double rate;         /* recent tokens a second; 0: not known yet */
 
     char *checkpoint; /* newest checkpoint's folder, or NULL */
     uint64_t checkpoint_step;
@@ -99,14 +105,15 @@ double dlm__trainer_seconds(const dlm_trainer *trainer);
 /* Of the raw weights the cross-entropy as the original measures it, of the averaged ones the NELBO per token,
  * on eval_windows, always with the same masks. */
 dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo, dlm_error *err);
-/* A text by the averaged weights, into trainer->sample; the length is drawn, and all draws are functions of
- * (seed, step). */
+/* A text by the averaged weights, into trainer->sample of rank 0; the length is drawn, and all draws are
+ * functions of (seed, step). */
 dlm_status dlm__trainer_sample(dlm_trainer *trainer, size_t *bytes, dlm_error *err);
 
 /* ---- checkpoints (checkpoint.c, checkpoint_state.c) --------------------------------------------------- */
 
 /* Writes RUN/checkpoints/step-N, then `latest`, `best` when the last evaluation was the best, and removes
- * what need not be kept. When it fails, what was there before is as it was. */
+ * what need not be kept. When it fails, what was there before is as it was. Rank 0 writes, the others bring
+ * what they have. */
 dlm_status dlm__checkpoint_save(dlm_trainer *trainer, dlm_error *err);
 
 /* What a checkpoint says about its run. */

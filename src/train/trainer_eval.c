@@ -3,27 +3,43 @@
 
 #include "train/eval.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum { EVALUATION_SEED = 1 /* of the masks: evaluations of all runs can be compared */ };
 
+/* This rank's part of the windows, as many as any other's. */
 static dlm_status score(dlm_trainer *t, const dlm_network *network, size_t draws, bool cross_entropy,
-                        dlm_eval_result *result, dlm_error *err) {
+                        dlm_likelihood_sums *sums, dlm_error *err) {
     const dlm_tokenizer_info info = dlm_tokenizer_describe(dlm_data_tokenizer(t->data));
     const dlm_data *data = t->eval_data != NULL ? t->eval_data : t->data;
     const dlm_eval_options options = {.seed = EVALUATION_SEED, .draws = draws};
-    return dlm__eval_windows(network, t->compute, info.mask_id, info.pad_id, data, &t->eval_windows, &options,
-                             cross_entropy, NULL, result, err);
+    const size_t n = t->eval_windows.n, ranks = dlm_ranks_size(t->ranks), rank = dlm_ranks_rank(t->ranks);
+    const size_t first = n / ranks * rank + (rank < n % ranks ? rank : n % ranks);
+    return dlm__eval_sums(network, t->compute, info.mask_id, info.pad_id, data, &t->eval_windows, first,
+                          n / ranks + (rank < n % ranks), &options, cross_entropy, sums, err);
+}
+
+/* The model becomes the average of all ranks. */
+static dlm_status take_average(dlm_trainer *t, dlm_error *err) {
+    DLM_TRY(dlm__learner_average(t->learner, t->model->network.params, err));
+    dlm__network_refresh(t->compute, &t->model->network);
+    return DLM_OK;
 }
 
 /* The NELBO of the averaged weights by one mask a window, the original's cross-entropy of the raw ones. */
 dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo, dlm_error *err) {
-    dlm_eval_result raw, average;
-    DLM_TRY(score(trainer, &trainer->network, 0, true, &raw, err));
-    dlm__model_set_params(trainer->model, trainer->compute, trainer->learner->average);
-    DLM_TRY(score(trainer, &trainer->model->network, 1, false, &average, err));
-    *ce = raw.eval_ce;
-    *nelbo = average.all.nelbo;
+    dlm_ranks *ranks = trainer->ranks;
+    dlm_likelihood_sums raw, average;
+    dlm_status status = score(trainer, &trainer->network, 0, true, &raw, err);
+    DLM_TRY(dlm__ranks_agree(ranks, status, err));
+    DLM_TRY(take_average(trainer, err));
+    status = score(trainer, &trainer->model->network, 1, false, &average, err);
+    DLM_TRY(dlm__ranks_agree(ranks, status, err));
+    double sums[4] = {raw.ce, raw.ce_positions, average.nats, average.positions};
+    DLM_TRY(dlm__ranks_sum(ranks, sums, 4, err));
+    *ce = sums[1] > 0 ? sums[0] / sums[1] : NAN;
+    *nelbo = sums[2] / sums[3];
     return DLM_OK;
 }
 
@@ -42,7 +58,9 @@ static dlm_status draw_text(dlm_trainer *t, size_t length, int32_t *ids, size_t 
 }
 
 dlm_status dlm__trainer_sample(dlm_trainer *trainer, size_t *bytes, dlm_error *err) {
-    dlm__model_set_params(trainer->model, trainer->compute, trainer->learner->average);
+    *bytes = 0;
+    DLM_TRY(take_average(trainer, err));
+    if (dlm_ranks_rank(trainer->ranks) > 0) return DLM_OK;
     size_t length = dlm_sample_length(trainer->model, trainer->options.seed, (size_t)trainer->progress.step);
     int32_t *ids = dlm__calloc(length, sizeof *ids);
     if (ids == NULL) return dlm__fail_memory(err, "a sample", length * sizeof *ids);

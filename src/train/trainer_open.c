@@ -75,7 +75,9 @@ static dlm_status batch_options(const dlm_trainer *t, dlm_batch_options *b, dlm_
                              .seed = o->seed,
                              .mask_id = info.mask_id,
                              .pad_id = info.pad_id,
-                             .end_id = info.end_id};
+                             .end_id = info.end_id,
+                             .rank = dlm_ranks_rank(t->ranks),
+                             .ranks = dlm_ranks_size(t->ranks)};
     const char *missing = info.mask_id < 0                                      ? "[MASK]"
                           : o->recipe == DLM_RECIPE_ORIGINAL && info.pad_id < 0 ? "[PAD]"
                           : o->recipe == DLM_RECIPE_DEFAULT && info.end_id < 0  ? "<|endoftext|>"
@@ -92,7 +94,8 @@ static dlm_status open_network(dlm_trainer *t, dlm_error *err) {
     DLM_TRY(batch_options(t, &options, err));
     DLM_TRY(dlm__layout_create(&config, &t->layout, err));
     DLM_TRY(dlm__compute_create(NULL, &t->compute, err));
-    DLM_TRY(dlm__learner_create(t->layout, t->compute, t->options.optimizer, type, &t->learner, err));
+    DLM_TRY(
+        dlm__learner_create(t->layout, t->compute, t->options.optimizer, type, t->ranks, &t->learner, err));
     t->network = (dlm_network){.layout = t->layout, .params = t->learner->params, .type = type};
     if (type == DLM_BF16) {
         t->network.params_bf16 = dlm__calloc(t->layout->total, sizeof *t->network.params_bf16);
@@ -151,12 +154,18 @@ static dlm_status start_from(dlm_trainer *t, const char *path, dlm_error *err) {
 
 /* ---- opening: the run --------------------------------------------------------------------------------- */
 
+/* The logs are rank 0's. */
+static dlm_status open_log(dlm_trainer *t, const dlm_log_sizes *resumed, dlm_error *err) {
+    if (dlm_ranks_rank(t->ranks) > 0) return DLM_OK;
+    DLM_TRY(dlm__make_dirs(t->run, err));
+    return dlm__run_log_open(t->run, resumed, t->progress.step, &t->log, err);
+}
+
 static dlm_status begin(dlm_trainer *t, const char *init, dlm_error *err) {
     dlm__layout_init(t->layout, t->options.seed, t->learner->params);
     if (init != NULL) DLM_TRY(start_from(t, init, err));
-    memcpy(t->learner->average, t->learner->params, t->layout->total * sizeof(float));
-    DLM_TRY(dlm__make_dirs(t->run, err));
-    return dlm__run_log_open(t->run, NULL, 0, &t->log, err);
+    dlm__learner_begin(t->learner);
+    return open_log(t, NULL, err);
 }
 
 static dlm_status same_source(const dlm_trainer *t, const char *what, const dlm_train_source *was,
@@ -183,17 +192,26 @@ static dlm_status resume(dlm_trainer *t, dlm_checkpoint *checkpoint, dlm_error *
     t->checkpoint = checkpoint->folder;
     t->checkpoint_step = t->progress.step;
     checkpoint->folder = NULL;
-    return dlm__run_log_open(t->run, &t->before.sizes, t->progress.step, &t->log, err);
+    return open_log(t, &t->before.sizes, err);
 }
 
-static dlm_status begin_or_resume(dlm_trainer *t, const dlm_train_options *options, dlm_error *err) {
-    bool exists = dlm__run_log_exists(t->run);
-    if (exists && !options->resume)
+/* What is in the folder of a run. */
+typedef enum found { FOUND_NOTHING, FOUND_TEXT, FOUND_RUN } found;
+
+static found look_at(const char *run) {
+    if (dlm__run_log_exists(run)) return FOUND_RUN;
+    return dlm__run_only_prepared(run) ? FOUND_TEXT : FOUND_NOTHING;
+}
+
+/* there: as rank 0 saw it before it wrote anything. */
+static dlm_status begin_or_resume(dlm_trainer *t, const dlm_train_options *options, found there,
+                                  dlm_error *err) {
+    if (there == FOUND_RUN && !options->resume)
         return dlm__fail(err, DLM_EXISTS, "%s holds a run already; resume it, or name another folder",
                          t->run);
     if (!options->resume) return begin(t, options->init, err);
-    if (!exists && dlm__run_only_prepared(t->run)) return begin(t, options->init, err);
-    if (!exists) return dlm__fail(err, DLM_NOT_FOUND, "%s holds no run to resume", t->run);
+    if (there == FOUND_TEXT) return begin(t, options->init, err);
+    if (there == FOUND_NOTHING) return dlm__fail(err, DLM_NOT_FOUND, "%s holds no run to resume", t->run);
     dlm_checkpoint checkpoint;
     dlm_status status = dlm__checkpoint_read(t->run, &checkpoint, err);
     if (status == DLM_OK && checkpoint.folder == NULL) return begin(t, options->init, err);
@@ -218,32 +236,121 @@ static dlm_status resolve(dlm_trainer *t, dlm_error *err) {
     return DLM_OK;
 }
 
-static dlm_status open_trainer(dlm_trainer *t, const dlm_train_options *options, dlm_error *err) {
+/* ---- opening: together ----------------------------------------------------------------------------------
+ */
+
+static dlm_status same_content(const char *what, const dlm_train_source *first, const dlm_train_source *mine,
+                               dlm_error *err) {
+    if ((first->path == NULL) == (mine->path == NULL) && first->hash == mine->hash) return DLM_OK;
+    return dlm__fail(err, DLM_MISMATCH,
+                     "%s is not that of rank 0: %s (content %016" PRIx64 ") there, %s (content %016" PRIx64
+                     ") here",
+                     what, first->path != NULL ? first->path : "none", first->hash,
+                     mine->path != NULL ? mine->path : "none", mine->hash);
+}
+
+/* text: what rank 0 is about to do, as trainer.json says it. */
+static dlm_status same_as_first(const dlm_trainer *t, const char *text, size_t n, dlm_error *err) {
+    dlm_checkpoint first = {0};
+    dlm_status status = dlm__checkpoint_state_parse("rank 0", text, n, &first, err);
+    if (status == DLM_OK) status = dlm__train_options_equal(&first.options, &t->options, err);
+    if (status == DLM_OK) status = same_content("data", &first.source, &t->source, err);
+    if (status == DLM_OK) status = same_content("eval_data", &first.eval_source, &t->eval_source, err);
+    dlm__checkpoint_release(&first);
+    return status;
+}
+
+/* Rank 0's text in *text, which is to be freed. */
+static dlm_status share_text(dlm_ranks *ranks, char **text, size_t *n, dlm_error *err) {
+    const bool first = dlm_ranks_rank(ranks) == 0;
+    uint64_t length = first && *text != NULL ? strlen(*text) : 0;
+    DLM_TRY(dlm__ranks_share(ranks, &length, sizeof length, err));
+    if (!first) *text = dlm__calloc((size_t)length + 1, 1);
+    const dlm_status status =
+        *text != NULL ? DLM_OK : dlm__fail_memory(err, "the options of the run", (size_t)length + 1);
+    DLM_TRY(dlm__ranks_agree(ranks, status, err));
+    *n = (size_t)length;
+    return dlm__ranks_share(ranks, *text, *n, err);
+}
+
+/* Do all ranks train the same? */
+static dlm_status compare(const dlm_trainer *t, dlm_error *err) {
+    if (dlm_ranks_size(t->ranks) == 1) return DLM_OK;
+    const dlm_checkpoint mine = {.options = t->options, .source = t->source, .eval_source = t->eval_source};
+    char *text = dlm_ranks_rank(t->ranks) == 0 ? dlm__checkpoint_state_text(&mine, t->windows.n) : NULL;
+    size_t n;
+    dlm_status status = share_text(t->ranks, &text, &n, err);
+    if (status == DLM_OK) {
+        status = same_as_first(t, text, n, err);
+        status = dlm__ranks_agree(t->ranks, status, err);
+    }
+    free(text);
+    return status;
+}
+
+/* Did all ranks find the same checkpoint, or none? */
+static dlm_status compare_steps(const dlm_trainer *t, dlm_error *err) {
+    uint64_t first = t->progress.step;
+    DLM_TRY(dlm__ranks_share(t->ranks, &first, sizeof first, err));
+    dlm_status status = DLM_OK;
+    if (first != t->progress.step)
+        status = dlm__fail(err, DLM_MISMATCH,
+                           "%s is not the folder of rank 0: its run is at step %" PRIu64 ", here at %" PRIu64,
+                           t->run, first, t->progress.step);
+    return dlm__ranks_agree(t->ranks, status, err);
+}
+
+/* What a rank can do by itself, before anything is written. */
+static dlm_status open_own(dlm_trainer *t, const dlm_train_options *options, dlm_error *err) {
+    if (options->data == NULL || options->run == NULL)
+        return dlm__fail(err, DLM_ARGUMENT, "training needs a folder of data and one for the run");
+    DLM_TRY(dlm_train_check(options, err));
+    if (options->batch < dlm_ranks_size(t->ranks))
+        return dlm__fail(err, DLM_ARGUMENT, "a batch of %zu sequences is not enough for %zu ranks",
+                         options->batch, dlm_ranks_size(t->ranks));
     DLM_TRY(copy_text(options->run, &t->run, err));
     DLM_TRY(open_data(t, options, err));
     DLM_TRY(resolve(t, err));
-    DLM_TRY(open_network(t, err));
-    DLM_TRY(begin_or_resume(t, options, err));
+    return open_network(t, err);
+}
+
+/* Everybody starts from rank 0's weights: other machines may have drawn or read others. */
+static dlm_status open_together(dlm_trainer *t, const dlm_train_options *options, dlm_error *err) {
+    dlm_ranks *ranks = t->ranks;
+    DLM_TRY(compare(t, err));
+    found there = look_at(t->run);
+    DLM_TRY(dlm__ranks_share(ranks, &there, sizeof there, err));
+    dlm_status status = begin_or_resume(t, options, there, err);
+    DLM_TRY(dlm__ranks_agree(ranks, status, err));
+    DLM_TRY(compare_steps(t, err));
+    DLM_TRY(dlm__ranks_share(ranks, t->learner->params, t->layout->total * sizeof(float), err));
+    if (t->checkpoint == NULL) dlm__learner_begin(t->learner);
     dlm__network_refresh(t->compute, &t->network);
     t->first_step = t->progress.step;
     t->started = dlm__seconds();
-    return dlm__compute_status(t->compute, err);
+    return dlm__ranks_agree(ranks, dlm__compute_status(t->compute, err), err);
 }
 
 dlm_status dlm_trainer_create(const dlm_train_options *options, dlm_trainer **trainer, dlm_error *err) {
     *trainer = NULL;
-    if (options->data == NULL || options->run == NULL)
-        return dlm__fail(err, DLM_ARGUMENT, "training needs a folder of data and one for the run");
-    DLM_TRY(dlm_train_check(options, err));
     dlm_trainer *made = dlm__calloc(1, sizeof *made);
-    if (made == NULL) return dlm__fail_memory(err, "a trainer", sizeof *made);
-    made->options = *options;
-    dlm_status status = open_trainer(made, options, err);
-    /* The caller's strings end with this call. */
-    made->options.run = made->run;
-    made->options.data = made->source.path;
-    made->options.eval_data = made->eval_source.path;
-    made->options.init = NULL;
+    dlm_status status = DLM_OK;
+    if (made == NULL) {
+        status = dlm__fail_memory(err, "a trainer", sizeof *made);
+    } else {
+        made->options = *options;
+        made->ranks = options->ranks;
+        status = open_own(made, options, err);
+    }
+    status = dlm__ranks_agree(options->ranks, status, err);
+    if (status == DLM_OK && made != NULL) {
+        status = open_together(made, options, err);
+        /* The caller's strings end with this call. */
+        made->options.run = made->run;
+        made->options.data = made->source.path;
+        made->options.eval_data = made->eval_source.path;
+        made->options.init = NULL;
+    }
     if (status == DLM_OK)
         *trainer = made;
     else

@@ -299,21 +299,37 @@ static void print_value(const dlm_train_options *options, const option_row *row,
         (void)snprintf(text, size, "%s", enum_name(row->kind, enum_of(options, row)));
 }
 
-dlm_status dlm__train_options_same(const char *name, const dlm_train_options *before,
-                                   const dlm_train_options *now, dlm_error *err) {
-    char changed[400] = "";
+enum { CHANGES = 400 };
+
+/* Lists the options that differ, "lr was 0.1, is 0.2" with the words "was " and ", is "; all of them, or the
+ * fixed ones. False when there is none. */
+static bool list_changes(const dlm_train_options *before, const dlm_train_options *now, bool all,
+                         const char *was, const char *is, char changed[CHANGES]) {
     size_t used = 0;
     for (size_t i = 0; i < ROWS; i++) {
-        if (!rows[i].fixed || same_value(before, now, &rows[i])) continue;
-        char was[40], is[40];
-        print_value(before, &rows[i], was, sizeof was);
-        print_value(now, &rows[i], is, sizeof is);
-        int n = snprintf(changed + used, sizeof changed - used, "%s%s was %s, is %s", used > 0 ? "; " : "",
-                         rows[i].name, was, is);
-        if (n < 0 || (size_t)n >= sizeof changed - used) break;
+        if ((!rows[i].fixed && !all) || same_value(before, now, &rows[i])) continue;
+        char old[40], new[40];
+        print_value(before, &rows[i], old, sizeof old);
+        print_value(now, &rows[i], new, sizeof new);
+        int n = snprintf(changed + used, CHANGES - used, "%s%s %s%s%s%s", used > 0 ? "; " : "", rows[i].name,
+                         was, old, is, new);
+        if (n < 0 || (size_t)n >= CHANGES - used) break;
         used += (size_t)n;
     }
-    if (used == 0) return DLM_OK;
+    return used > 0;
+}
+
+dlm_status dlm__train_options_same(const char *name, const dlm_train_options *before,
+                                   const dlm_train_options *now, dlm_error *err) {
+    char changed[CHANGES];
+    if (!list_changes(before, now, false, "was ", ", is ", changed)) return DLM_OK;
     return dlm__fail(err, DLM_MISMATCH, "%s goes on with other options than it began with: %s", name,
                      changed);
+}
+
+dlm_status dlm__train_options_equal(const dlm_train_options *first, const dlm_train_options *mine,
+                                    dlm_error *err) {
+    char changed[CHANGES];
+    if (!list_changes(first, mine, true, "is ", " there and here ", changed)) return DLM_OK;
+    return dlm__fail(err, DLM_MISMATCH, "the options are not those of rank 0: %s", changed);
 }

@@ -26,7 +26,8 @@ static void make(dlm_time time, dlm_optimizer optimizer, model *made) {
                                .time = time};
     if (dlm__layout_create(&config, &made->layout, NULL) != DLM_OK) abort();
     if (dlm__compute_create(NULL, &made->compute, NULL) != DLM_OK) abort();
-    if (dlm__learner_create(made->layout, made->compute, optimizer, DLM_F32, &made->learner, NULL) != DLM_OK)
+    if (dlm__learner_create(made->layout, made->compute, optimizer, DLM_F32, NULL, &made->learner, NULL) !=
+        DLM_OK)
         abort();
 }
 

@@ -2,6 +2,7 @@
 # The one-way structure of docs/structure.md: a folder includes only itself and what stands to its left.
 #
 #     base <- { compute, text, format } <- model <- diffusion <- train      cli -> include/diffusionlm.h
+#     base <- ranks <- train
 #
 # Also: instruction sets, oneDNN and OpenMP are known to src/compute and src/base/system.c alone, and no type ends in _t.
 # One test a file.
@@ -15,9 +16,10 @@ allowed() {
     compute) echo 'base compute' ;;
     text) echo 'base text' ;;
     format) echo 'base format' ;;
+    ranks) echo 'base ranks' ;;
     model) echo 'base compute text format model' ;;
     diffusion) echo 'base compute text format model diffusion' ;;
-    train) echo 'base compute text format model diffusion train' ;;
+    train) echo 'base compute text format model diffusion ranks train' ;;
     *) echo "$1" ;;
     esac
 }

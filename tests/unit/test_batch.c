@@ -349,3 +349,85 @@ TEST(draws_depend_on_the_step_alone) {
     dlm__global_batch_free(reseeded);
     close_source(&s);
 }
+
+/* ---- shares of ranks --------------------------------------------------------------------------------------
+ */
+
+/* The masked rows of a sequence in its order: weights and targets, wherever in the passes it is. */
+static size_t rows_of(const dlm_global_batch *batch, size_t which, float *weights, int32_t *targets) {
+    size_t b = 0;
+    for (size_t m = 0; m < batch->n_micro; m++) {
+        const dlm_micro_batch *pass = &batch->micro[m];
+        size_t row = 0;
+        for (size_t s = 0; s < pass->batch.seg.n; s++, b++) {
+            while (batch->drawn[b].rank != batch->options.rank) b++;
+            const size_t n = batch->drawn[b].masked;
+            if (b == which) {
+                memcpy(weights, pass->weights + row, n * sizeof *weights);
+                memcpy(targets, pass->targets + row, n * sizeof *targets);
+                return n;
+            }
+            row += n;
+        }
+    }
+    return SIZE_MAX;
+}
+
+/* Every sequence is one rank's, who does with it what a single rank would; no rank has more positions than
+ * another and one sequence. */
+static void check_shares(const source *s, dlm_recipe recipe, size_t ranks) {
+    dlm_batch_options options = options_of(recipe);
+    dlm_global_batch *whole = make(&options, s), *shares[10];
+    options.ranks = ranks;
+    for (size_t r = 0; r < ranks; r++) {
+        options.rank = r;
+        shares[r] = make(&options, s);
+        REQUIRE(shares[r] != NULL);
+    }
+    for (uint64_t step = 0; step < 40; step++) {
+        size_t loads[10] = {0}, most = 0, least = SIZE_MAX, longest = 0;
+        dlm__global_batch_draw(whole, step);
+        for (size_t r = 0; r < ranks; r++) dlm__global_batch_draw(shares[r], step);
+        for (size_t b = 0; b < options.sequences; b++) {
+            const dlm_drawn *want = &whole->drawn[b];
+            const size_t owner = shares[0]->drawn[b].rank;
+            REQUIRE(owner < ranks);
+            for (size_t r = 0; r < ranks; r++) {
+                const dlm_drawn *d = &shares[r]->drawn[b];
+                CHECK(d->rank == owner && d->n == want->n && d->real == want->real &&
+                      d->window == want->window);
+            }
+            CHECK(memcmp(&shares[owner]->drawn[b].t, &want->t, sizeof want->t) == 0);
+            CHECK(shares[owner]->drawn[b].scale == want->scale);
+            float weights[2][SEQ_LEN];
+            int32_t targets[2][SEQ_LEN];
+            const size_t n = rows_of(whole, b, weights[0], targets[0]);
+            REQUIRE(n <= SEQ_LEN);
+            CHECK_INT_EQ(rows_of(shares[owner], b, weights[1], targets[1]), n);
+            CHECK_MEM_EQ(weights[1], weights[0], n * sizeof(float));
+            CHECK_MEM_EQ(targets[1], targets[0], n * sizeof(int32_t));
+            loads[owner] += want->n;
+            if (want->n > longest) longest = want->n;
+        }
+        for (size_t r = 0; r < ranks; r++) {
+            CHECK_INT_EQ(shares[r]->tokens, whole->tokens);
+            if (loads[r] > most) most = loads[r];
+            if (loads[r] < least) least = loads[r];
+        }
+        CHECK(least > 0 && most - least <= longest);
+    }
+    for (size_t r = 0; r < ranks; r++) dlm__global_batch_free(shares[r]);
+    dlm__global_batch_free(whole);
+}
+
+TEST(ranks_share_the_batch) {
+    for (int original = 0; original < 2; original++) {
+        source s;
+        REQUIRE(open_source(original != 0, &s));
+        for (size_t ranks = 1; ranks <= 10; ranks += ranks < 4 ? 1 : 3) {
+            check_context("recipe %d, %zu ranks", original, ranks);
+            check_shares(&s, original ? DLM_RECIPE_ORIGINAL : DLM_RECIPE_DEFAULT, ranks);
+        }
+        close_source(&s);
+    }
+}

@@ -86,7 +86,7 @@ static bool open_run(const fixture *f, const char *isa, dlm_optimizer optimizer,
     dlm_workspace_size size = {
         .tokens = BATCH * f->L, .sequences = BATCH, .rows = BATCH * f->L, .training = true};
     if (!CHECK_OK(dlm__compute_create(isa, &r->compute, &err), &err) ||
-        !CHECK_OK(dlm__learner_create(f->layout, r->compute, optimizer, muon_type, &r->learner, &err),
+        !CHECK_OK(dlm__learner_create(f->layout, r->compute, optimizer, muon_type, NULL, &r->learner, &err),
                   &err) ||
         !CHECK_OK(dlm__workspace_create(f->layout, DLM_F32, r->compute, size, &r->workspace, &err), &err))
         return false;
@@ -180,8 +180,8 @@ static void widen(const fixture *f, const dlm_learner *learner, const dlm_update
     const double scale = fmin(1, update->clip / update->norm);
     for (size_t i = 0; i < f->layout->n; i++) {
         const dlm_param *p = &f->layout->params[i];
-        if (dlm__learner_muon(learner, i)) continue;
-        const float *squares = dlm__learner_squares(learner, i);
+        if (dlm__muon_takes(&learner->layout->params[i], learner->optimizer)) continue;
+        const float *squares = dlm__learner_moment(learner, i, true);
         double most = 0;
         for (size_t j = p->offset; j < p->offset + p->count; j++)
             most = fmax(most, fabs((double)learner->gradients[j]));
@@ -347,8 +347,8 @@ TEST(second_moments_of_adamw_alone) {
         for (size_t i = 0; i < f.layout->n; i++) {
             const dlm_param *p = &f.layout->params[i];
             bool muon = strncmp(p->name, "blocks.", 7) == 0 && p->ndim == 2;
-            CHECK_INT_EQ(dlm__learner_muon(r.learner, i), muon);
-            CHECK((dlm__learner_squares(r.learner, i) == NULL) == muon);
+            CHECK_INT_EQ(dlm__muon_takes(&r.learner->layout->params[i], r.learner->optimizer), muon);
+            CHECK((dlm__learner_moment(r.learner, i, true) == NULL) == muon);
             if (!muon) parameters += dlm__round_up(p->count, 16);
         }
         CHECK_INT_EQ(r.learner->v_total, parameters);

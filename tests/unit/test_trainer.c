@@ -214,6 +214,27 @@ TEST(ends_by_the_clock) {
     CHECK(report.lr < 0.5 * o.lr && report.saved);
 }
 
+/* As when an evaluation or a checkpoint took longer than was left: a last step comes, and with it what ends a
+ * run. */
+TEST(time_that_runs_out_between_steps) {
+    dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data_folder(), new_run());
+    REQUIRE(o.data != NULL);
+    o.minutes = 10;
+    dlm_trainer *trainer = create(&o);
+    REQUIRE(trainer != NULL);
+    dlm_train_report r;
+    dlm_error err;
+    bool finished;
+    REQUIRE_OK(dlm_trainer_step(trainer, &r, &finished, &err), &err);
+    CHECK(!finished && !r.saved);
+    trainer->started -= 1000;
+    REQUIRE_OK(dlm_trainer_step(trainer, &r, &finished, &err), &err);
+    CHECK(finished && r.stepped && r.saved && r.step == 2 && r.share == 1);
+    REQUIRE_OK(dlm_trainer_step(trainer, &r, &finished, &err), &err);
+    CHECK(finished && !r.stepped && r.step == 2);
+    dlm_trainer_free(trainer);
+}
+
 TEST(epochs_give_the_steps) {
     dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data_folder(), new_run());
     REQUIRE(o.data != NULL);
