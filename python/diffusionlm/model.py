@@ -70,6 +70,10 @@ class Parameters(Mapping[str, NDArray[np.float32]]):
         found = self._parameter(name)
         return tuple(found.shape[0 : found.ndim])
 
+    def stored(self, name: str) -> str | None:
+        """How its file has a parameter: "float32", "bfloat16", "float16" or "float64"; None: it is from no file."""
+        return text_of(self._parameter(name).stored) or None
+
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         found = self._parameter(name)
         if found.values == ffi.NULL:
@@ -184,6 +188,12 @@ class Model:
     def source(self) -> str | None:
         """The file that the weights came from; "memory" for random ones."""
         return text_of(lib.dlm_model_source(self._pointer)) or None
+
+    @property
+    def stored(self) -> str | None:
+        """How that file has the parameters: "float32", "bfloat16", "float16" or "float64" where all are alike, else
+        "mixed". None for random ones."""
+        return text_of(lib.dlm_model_stored(self._pointer)) or None
 
     @property
     def lengths(self) -> NDArray[np.uint64] | None:

@@ -40,7 +40,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """From a tokenizer.json, or a folder that holds one."""
+        """From a tokenizer.json, a folder that holds one or, where no such path exists, an id of the Hugging Face Hub,
+        with "@revision" behind it if you like."""
         made = ffi.new("dlm_tokenizer **")
         call(lib.dlm_tokenizer_load, path_bytes(path), made)
         return cls(made[0])

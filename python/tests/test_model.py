@@ -198,6 +198,8 @@ def test_nothing_is_overwritten_unasked(tiny, tmp_path):
     tiny.save(tmp_path / "model.pt", overwrite=True, numbers="f16")
     with pytest.raises(errors.DiffusionLMError):
         tiny.save(tmp_path / "absent" / "folder" / "model.pt")
+    inspected = Model.inspect(tmp_path / "model.pt")
+    assert inspected.stored == inspected.parameters.stored("pos_embed") == "float16"
 
 
 def test_values_too_large_for_f16(golden, tmp_path):
