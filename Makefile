@@ -103,7 +103,8 @@ UNIT_OBJECTS := $(UNIT_SOURCES:%.c=$(OUT)/%.o)
 FUZZ_OBJECTS := $(FUZZ_SOURCES:%.c=$(OUT)/%.o)
 HARNESS := $(OUT)/tests/check.o $(OUT)/tests/command.o
 REPLAY := $(OUT)/tests/replay.o
-OBJECTS := $(LIB_OBJECTS) $(CLI_OBJECTS) $(UNIT_OBJECTS) $(FUZZ_OBJECTS) $(HARNESS) $(REPLAY)
+BENCH_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard bench/*.c))
+OBJECTS := $(LIB_OBJECTS) $(CLI_OBJECTS) $(UNIT_OBJECTS) $(FUZZ_OBJECTS) $(BENCH_OBJECTS) $(HARNESS) $(REPLAY)
 
 STATIC := $(OUT)/libdiffusionlm.a
 SONAME := libdiffusionlm.so.$(SOVERSION)
@@ -112,6 +113,7 @@ PROGRAM := $(if $(CLI_SOURCES),$(OUT)/diffusionlm)
 UNIT_TESTS := $(UNIT_OBJECTS:%.o=%)
 REPLAYS := $(FUZZ_OBJECTS:%.o=%-replay)
 FUZZERS := $(FUZZ_OBJECTS:%.o=%-fuzz)
+BENCHES := $(BENCH_OBJECTS:%.o=%)
 
 # ---- library and command --------------------------------------------------------------------------------------------
 
@@ -197,6 +199,10 @@ $(FUZZERS): %-fuzz: %.o $(STATIC)
 
 -include $(OBJECTS:.o=.d)
 
+$(BENCHES): %: %.o $(STATIC)
+	$(call say,LD )
+	$(QUIET)$(CC) $(LDFLAGS_ALL) $(filter %.o,$^) $(STATIC) $(LDLIBS) -o $@
+
 # ---- what is needed from outside --------------------------------------------------------------------------------------
 
 # Installs missing headers and libraries (or says which); does nothing when all are there.
@@ -229,13 +235,24 @@ asan:
 
 # The program held against PyTorch, the Hugging Face libraries and TensorBoard, which go to build/venv.
 .PHONY: test-oracles
-test-oracles: all $(GOLDEN_STAMP)
+test-oracles: all $(OUT)/bench/measure $(GOLDEN_STAMP)
 	@$(TEST_ENVIRONMENT) tests/oracle/run.sh
 
 # The Python package: built, installed in build/venv, and tested there; its form is checked too (ruff, mypy).
 .PHONY: test-python
 test-python: all $(GOLDEN_STAMP)
 	@$(TEST_ENVIRONMENT) python/tests/run.sh
+
+# Both sides in turn, here and PyTorch, tokenizers and ONNX Runtime, which go to build/bench-venv: docs/performance.md. ROWS=a,b
+# for some rows alone, BENCH_OPTIONS for what bench/side_by_side takes besides.
+ROWS ?=
+BENCH_OPTIONS ?=
+.PHONY: benches bench bench-quick
+benches: $(BENCHES)
+bench bench-quick: all $(BENCHES) $(GOLDEN_STAMP)
+	@tools/venv.sh build/bench-venv bench/requirements.txt
+	@build/bench-venv/bin/python bench/side_by_side --mode $(if $(filter bench-quick,$@),quick,full) --rows '$(ROWS)' \
+	    --program '$(PROGRAM)' --measure '$(OUT)/bench/measure' --golden '$(GOLDEN)' $(BENCH_OPTIONS)
 
 # Fuzzing with new inputs, for FUZZ_SECONDS each; `make test` only replays the corpus.
 FUZZ_SECONDS ?= 60
@@ -252,7 +269,7 @@ fuzz-run: $(FUZZERS)
 
 # ---- form ---------------------------------------------------------------------------------------------------------------
 
-FORMATTED = $(wildcard include/*.h src/*/*.[ch] cli/*.[ch] tests/*.[ch] tests/*/*.[ch])
+FORMATTED = $(wildcard include/*.h src/*/*.[ch] cli/*.[ch] bench/*.c tests/*.[ch] tests/*/*.[ch])
 .PHONY: tidy format format-check
 tidy: | deps
 	@command -v clang-tidy > /dev/null || { echo 'clang-tidy is not installed'; exit 1; }
@@ -321,6 +338,8 @@ help:
 	@echo 'make test-oracles  the program held against PyTorch and Hugging Face (installs them to build/venv)'
 	@echo 'make test-python   the Python package, built and installed in build/venv'
 	@echo 'make asan          make test under the address and undefined-behaviour sanitizers'
+	@echo 'make bench         the program beside PyTorch, tokenizers and ONNX Runtime, some hours; ROWS=encode,forward: only these'
+	@echo 'make bench-quick   what of it fits into three minutes'
 	@echo 'make fuzz          fuzz each parser for FUZZ_SECONDS (needs clang)'
 	@echo 'make tidy format format-check   clang-tidy, clang-format'
 	@echo 'make install uninstall          PREFIX=$(PREFIX), DESTDIR'
