@@ -16,7 +16,7 @@ typedef struct convert_settings {
 } convert_settings;
 
 /* In the order of dlm_numbers. */
-static const char *const numbers_choices[] = {"f32", "bf16", "f16", NULL};
+static const char *const numbers_choices[] = {"f32", "bf16", "f16", "int8", NULL};
 
 static void defaults(void *settings) {
     *(convert_settings *)settings =
@@ -24,8 +24,10 @@ static void defaults(void *settings) {
 }
 
 static const option options[] = {
-    OPTION_ROW(convert_settings, numbers, .name = "precision", .kind = OPTION_CHOICE,
-               .choices = numbers_choices, .help = "what values are stored as; f16 ends at 65504"),
+    OPTION_ROW(
+        convert_settings, numbers, .name = "precision", .kind = OPTION_CHOICE, .choices = numbers_choices,
+        .help = "what values are stored as; f16 ends at 65504; int8, not for a .pt, rounds each row of the "
+                "matrices of tokens to 255 steps"),
     OPTION_ROW(convert_settings, model.options.weights, .name = "weights", .kind = OPTION_CHOICE,
                .choices = weights_choices,
                .help =

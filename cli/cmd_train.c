@@ -145,7 +145,7 @@ static const option options[] = {
     CHOICE_ROW(schedule, "schedule", schedule_choices, "the masking schedule"),
     REAL_ROW(tail_share, "tail-share", 0, 1,
              "the share of sequences with end tokens behind their end, from which it learns to end"),
-    CHOICE_ROW(precision, "precision", precision_choices,
+    CHOICE_ROW(precision, "precision", training_precision_choices,
                "of matrix products; auto is bf16 where the processor multiplies it"),
     SIZE_ROW(micro_tokens, "micro-tokens", 1, 1e8, "tokens of one pass; a step of more sums over several"),
     COUNT_ROW(log_every, "log-every", "steps between lines of the log; 0: none"),

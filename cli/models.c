@@ -4,7 +4,8 @@
 
 const char *const preset_choices[] = {"tiny", "small", "base", NULL};
 const char *const weights_choices[] = {"ema", "raw", NULL};
-const char *const precision_choices[] = {"auto", "f32", "bf16", NULL};
+const char *const precision_choices[] = {"auto", "f32", "bf16", "int8", NULL};
+const char *const training_precision_choices[] = {"auto", "f32", "bf16", NULL};
 const char *const schedule_choices[] = {"cosine", "linear", NULL};
 const char *const time_choices[] = {"none", "adaln", NULL};
 const char *const position_choices[] = {"both", "learned", NULL};
@@ -20,6 +21,5 @@ int load_model(const model_choice *choice, dlm_model **model) {
 }
 
 const char *precision_name(dlm_precision precision) {
-    static const char *const names[] = {"auto", "f32", "bf16", "int8"};
-    return names[precision];
+    return precision_choices[precision];
 }

@@ -11,19 +11,21 @@ typedef struct model_choice {
     dlm_model_options options;
 } model_choice;
 
-extern const char *const preset_choices[];    /* in the order of dlm_preset */
-extern const char *const weights_choices[];   /* in the order of dlm_weights */
-extern const char *const precision_choices[]; /* in the order of dlm_precision, as far as products go */
-extern const char *const schedule_choices[];  /* in the order of dlm_schedule */
-extern const char *const time_choices[];      /* in the order of dlm_time */
-extern const char *const position_choices[];  /* in the order of dlm_position */
-extern const char *const recipe_choices[];    /* in the order of dlm_recipe */
+extern const char *const preset_choices[];             /* in the order of dlm_preset */
+extern const char *const weights_choices[];            /* in the order of dlm_weights */
+extern const char *const precision_choices[];          /* in the order of dlm_precision */
+extern const char *const training_precision_choices[]; /* the same, but for what nothing is trained in */
+extern const char *const schedule_choices[];           /* in the order of dlm_schedule */
+extern const char *const time_choices[];               /* in the order of dlm_time */
+extern const char *const position_choices[];           /* in the order of dlm_position */
+extern const char *const recipe_choices[];             /* in the order of dlm_recipe */
 
-/* dlm_precision also names a format of files, which products are not asked for. */
-#define PRECISION_ROW(settings, at)                                                      \
-    OPTION_INNER_ROW(settings, at, model_choice, options.precision, .name = "precision", \
-                     .kind = OPTION_CHOICE, .choices = precision_choices,                \
-                     .help = "of matrix products; auto is bf16 where the processor multiplies it")
+#define PRECISION_ROW(settings, at)                                                                         \
+    OPTION_INNER_ROW(settings, at, model_choice, options.precision, .name = "precision",                    \
+                     .kind = OPTION_CHOICE, .choices = precision_choices,                                   \
+                     .help =                                                                                \
+                         "of matrix products; auto is int8 for a model that is stored so, else bf16 where " \
+                         "the processor multiplies it")
 
 #define MODEL_PATH_ROW(settings, at, ...)                                                                   \
     OPTION_INNER_ROW(settings, at, model_choice, path, .name = "model", .letter = 'm', .kind = OPTION_TEXT, \

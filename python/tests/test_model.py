@@ -369,7 +369,6 @@ def test_paths_that_are_none(golden, tiny, tmp_path):
         (lambda: Model.load(tmp_path / "bad.safetensors"), errors.FormatError),
         (lambda: Model.load(golden / "tiny", weights="mean"), errors.ArgumentError),
         (lambda: Model.load(golden / "tiny", weights=1), errors.ArgumentError),
-        (lambda: Model.load(golden / "tiny", precision="i8"), errors.Unsupported),
         (lambda: Model.load(golden / "tiny", heads=-1), errors.ArgumentError),
         (lambda: Model.load(golden / "tiny", heads=2**70), errors.ArgumentError),
         (lambda: Model.load(golden / "tiny", tokenizer=tmp_path / "absent"), errors.NotFound),

@@ -64,6 +64,31 @@ typedef struct dlm_product {
 void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
                  const float *bias, float *Y);
 
+/* Weights (N,K) in 8 bits: w[n][k] is about scale[n] * q[n][k], where |q| <= 127 is reached in every row that
+ * is not 0. Constant after they are made; contexts of every instruction set share them. */
+typedef struct dlm_int8 {
+    size_t N, K;
+    int8_t *panels; /* as the kernels read it */
+    float *scale;   /* (N) */
+} dlm_int8;
+/* From w (N,K), which is finite. A row of more than 2^17 weights, whose sum might not fit, is
+ * DLM_UNSUPPORTED.
+ */
+dlm_status dlm__int8_create(dlm_compute *compute, size_t N, size_t K, const float *w, dlm_int8 **made,
+                            dlm_error *err);
+void dlm__int8_free(dlm_int8 *weights);
+/* q (N,K) row by row; and what they stand for. */
+void dlm__int8_integers(const dlm_int8 *weights, int8_t *q);
+void dlm__int8_values(const dlm_int8 *weights, float *w);
+/* Columns of weights that lie together: a product can begin at a multiple of it. */
+size_t dlm__int8_unit(void);
+/* Y (M,n) = X (M,K) W^T + bias (n), W the rows first .. first + n - 1 of the weights. Each row of X is
+ * rounded to 8 bits by its own scale; the sums are exact. A row of X with a value that is not finite gives no
+ * numbers.
+ */
+void dlm__int8_matmul(dlm_compute *compute, size_t M, const float *X, const dlm_int8 *weights, size_t first,
+                      size_t n, const float *bias, float *Y);
+
 /* ---- embeddings and time ------------------------------------------------------------------------------ */
 
 /* h (T,C) = tok (V,C)[ids] + pos (Lmax,C)[position in its segment]. */

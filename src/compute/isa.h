@@ -28,6 +28,8 @@
     X(attention_backward)      \
     X(softmax)                 \
     X(cross_entropy)           \
+    X(quantise)                \
+    X(int8_panel)              \
     X(sum_of_squares)          \
     X(adamw)                   \
     X(muon_momentum)           \

@@ -13,12 +13,25 @@
 /* Queries that attention handles at a time: its scratch is this many rows of L probabilities, not L. */
 #define DLM_QUERIES ((size_t)32)
 
-/* One head of one segment of L keys. Row i of k and v is at k + i * stride, and so on, D floats long; row i of
- * q at q + i * q_stride. Backward there are L queries, `stride` apart too. */
+/* One head of one segment of L keys. Row i of k and v is at k + i * stride, and so on, D floats long; row i
+ * of q at q + i * q_stride. Backward there are L queries, `stride` apart too. */
 typedef struct dlm_head {
     size_t L, D, stride, q_stride;
     const float *q, *k, *v;
 } dlm_head;
+
+/* Columns of 8-bit weights that lie together: a panel holds, for each pair of neighbouring inputs, the pair
+ * of each column after the other's; what is missing at the end of either is 0. */
+#define DLM_PANEL ((size_t)16)
+
+/* Rows of 8-bit activations, and a panel. */
+typedef struct dlm_int8_operands {
+    size_t rows, pairs, columns; /* pairs of inputs; columns of the panel, at most DLM_PANEL */
+    const int16_t *a;            /* (rows, 2 pairs) */
+    const float *a_scale;        /* (rows) */
+    const int8_t *panel;         /* (pairs, DLM_PANEL, 2) */
+    const float *scale, *bias;   /* (columns); bias may be NULL */
+} dlm_int8_operands;
 
 /* Coefficients of an AdamW step, made from dlm_adamw in double and rounded once. */
 typedef struct dlm_adamw_step {
@@ -58,8 +71,8 @@ typedef struct dlm_kernels {
 
     /* Turns the H heads of x (H, D) by the angles of one position; cosine, sine (D/2). */
     void (*rotate)(size_t H, size_t D, const float *cosine, const float *sine, bool inverse, float *x);
-    /* The output of one head for the queries first .. last - 1: o + i * o_stride (elements of type), and lse + i *
-     * lse_stride unless NULL. scratch: dlm__attention_scratch floats, aligned to DLM_ALIGN. */
+    /* The output of one head for the queries first .. last - 1: o + i * o_stride (elements of type), and lse
+     * + i * lse_stride unless NULL. scratch: dlm__attention_scratch floats, aligned to DLM_ALIGN. */
     void (*attention)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
                       dlm_dtype type, float *lse, size_t lse_stride, float *scratch);
     /* dq, dk, dv of one head, rows head->stride apart, are written. */
@@ -70,6 +83,13 @@ typedef struct dlm_kernels {
     void (*softmax)(size_t V, float scale, float *x);
     float (*cross_entropy)(size_t V, const float *logits, size_t target, float weight, void *dlogits,
                            dlm_dtype type);
+
+    /* x (n) is about scale * q with the largest |q| 127: the scale is returned, not a number where any x is
+     * not finite (q is then 0). */
+    float (*quantise)(size_t n, const float *x, int16_t *q);
+    /* y = (float)(sum of a * panel, exact) * (a_scale * scale) + bias; rows of y are `stride` floats apart.
+     */
+    void (*int8_panel)(const dlm_int8_operands *operands, float *y, size_t stride);
 
     double (*sum_of_squares)(size_t n, const float *x);
     void (*adamw)(size_t n, const dlm_adamw_step *step, float *p, const float *g, float *m, float *v,

@@ -180,7 +180,8 @@ static void attention(const dlm_head *head, size_t first, size_t last, void *o, 
     for (size_t i = first; i < last; i++) {
         double largest = -INFINITY, sum = 0;
         for (size_t j = 0; j < L; j++) {
-            p[j] = (double)(float)(dot(D, head->q + i * head->q_stride, head->k + j * stride) / sqrt((double)D));
+            p[j] =
+                (double)(float)(dot(D, head->q + i * head->q_stride, head->k + j * stride) / sqrt((double)D));
             largest = fmax(largest, p[j]);
         }
         for (size_t j = 0; j < L; j++) sum += exp(p[j] - largest);
@@ -224,6 +225,32 @@ static void attention_backward(const dlm_head *head, const float *lse, size_t ls
             }
         }
     }
+}
+
+/* ---- products of 8-bit integers ------------------------------------------------------------------------ */
+
+static float quantise(size_t n, const float *x, int16_t *q) {
+    float largest = 0;
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) {
+        finite = finite && isfinite(x[i]);
+        largest = fmaxf(largest, fabsf(x[i]));
+    }
+    const float scale = largest / 127.0F, factor = 1.0F / scale;
+    const bool any = finite && isfinite(factor);
+    for (size_t i = 0; i < n; i++) q[i] = any ? (int16_t)lrintf(x[i] * factor) : 0;
+    return finite ? scale : NAN;
+}
+
+static void int8_panel(const dlm_int8_operands *x, float *y, size_t stride) {
+    for (size_t r = 0; r < x->rows; r++)
+        for (size_t c = 0; c < x->columns; c++) {
+            int32_t sum = 0;
+            for (size_t k = 0; k < 2 * x->pairs; k++)
+                sum += x->a[r * 2 * x->pairs + k] * x->panel[(k / 2 * DLM_PANEL + c) * 2 + k % 2];
+            const float value = (float)sum * (x->a_scale[r] * x->scale[c]);
+            y[r * stride + c] = value + (x->bias == NULL ? 0 : x->bias[c]);
+        }
 }
 
 /* ---- softmax and loss --------------------------------------------------------------------------------- */
@@ -335,6 +362,8 @@ const dlm_kernels dlm__kernels_reference = {
     .attention_backward = attention_backward,
     .softmax = softmax,
     .cross_entropy = cross_entropy,
+    .quantise = quantise,
+    .int8_panel = int8_panel,
     .sum_of_squares = sum_of_squares,
     .adamw = adamw,
     .muon_momentum = muon_momentum,

@@ -25,6 +25,8 @@
 #define W ((size_t)4)
 #if defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 #endif
 
@@ -205,6 +207,60 @@ INLINE void vf_put_part(void *x, dlm_dtype type, size_t i, vf v, size_t n) {
         const vh narrow = vf_narrow(v);
         memcpy((dlm_bf16 *)x + i, &narrow, n * sizeof(dlm_bf16));
     }
+}
+
+/* ---- integers ------------------------------------------------------------------------------------------ */
+
+typedef int16_t vs __attribute__((vector_size(W * sizeof(float)))); /* 2W of 16 bits */
+
+/* 2W integers of 8 bits. */
+INLINE vs vs_widen(const int8_t *x) {
+#if defined(__AVX512BW__)
+    return (vs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)x));
+#elif defined(__AVX2__)
+    return (vs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)x));
+#else
+    int8_t v __attribute__((vector_size(2 * W)));
+    memcpy(&v, x, sizeof v);
+    return __builtin_convertvector(v, vs);
+#endif
+}
+
+/* The pair of x in all places. */
+INLINE vs vs_all(const int16_t *x) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return (vs)(pair - (vi){0});
+}
+
+/* a[2i] b[2i] + a[2i + 1] b[2i + 1] */
+INLINE vi vi_pairs(vs a, vs b) {
+#if defined(__AVX512BW__)
+    return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    vi sum;
+    for (size_t i = 0; i < W; i++) sum[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+    return sum;
+#endif
+}
+
+/* To the nearest integers, ties to even; of values that fit. */
+INLINE vi vi_round(vf x) {
+#if defined(__AVX512F__)
+    return (vi)_mm512_cvtps_epi32((__m512)x);
+#elif defined(__AVX2__)
+    return (vi)_mm256_cvtps_epi32((__m256)x);
+#elif defined(__SSE2__)
+    return (vi)_mm_cvtps_epi32((__m128)x);
+#else
+    vi y;
+    for (size_t i = 0; i < W; i++) y[i] = (int32_t)lrintf(x[i]);
+    return y;
+#endif
 }
 
 /* ---- functions ---------------------------------------------------------------------------------------- */

@@ -311,6 +311,9 @@ dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_ten
     case DLM_ST_BF16: dlm__floats_of_bf16(data, tensor->count, values); return DLM_OK;
     case DLM_ST_F16: dlm__floats_of_f16(data, tensor->count, values); return DLM_OK;
     case DLM_ST_F64: dlm__floats_of_f64(data, tensor->count, values); return DLM_OK;
+    case DLM_ST_I8:
+        for (size_t i = 0; i < tensor->count; i++) values[i] = (float)((const int8_t *)data)[i];
+        return DLM_OK;
     default:
         return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values",
                          file->path, tensor->name, tensor->type_name);
@@ -345,6 +348,7 @@ dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tenso
 static dlm_tensor tensor_at(const void *given, size_t i) {
     static const char *const numbers[DLM_ST_OTHER + 1] = {[DLM_ST_F32] = "float32",
                                                           [DLM_ST_F16] = "float16",
+                                                          [DLM_ST_I8] = "int8",
                                                           [DLM_ST_BF16] = "bfloat16",
                                                           [DLM_ST_F64] = "float64"};
     const dlm_safetensors *file = given;
@@ -352,6 +356,7 @@ static dlm_tensor tensor_at(const void *given, size_t i) {
     dlm_tensor tensor = {.name = from->name,
                          .type_name = from->type_name,
                          .number = numbers[from->type],
+                         .int8 = from->type == DLM_ST_I8,
                          .ndim = from->ndim,
                          .count = from->count};
     memcpy(tensor.shape, from->shape, sizeof tensor.shape);

@@ -41,7 +41,7 @@ const dlm_st_tensor *dlm__safetensors_at(const dlm_safetensors *file,
 const dlm_st_tensor *dlm__safetensors_find(const dlm_safetensors *file, const char *name); /* NULL: none */
 /* The value of a metadata key; NULL when absent. */
 const char *dlm__safetensors_metadata(const dlm_safetensors *file, const char *key);
-/* count values as float32 (from F32, F16, BF16 or F64), or int32 (from I32, or I64 in range). */
+/* count values as float32 (from F32, F16, BF16, F64 or I8), or int32 (from I32, or I64 in range). */
 dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_tensor *tensor, float *values,
                                    dlm_error *err);
 dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tensor *tensor, int32_t *values,

@@ -9,7 +9,8 @@
 typedef struct dlm_tensor {
     const char *name;      /* belongs to the file */
     const char *type_name; /* as the file has it */
-    const char *number;    /* "float32", "bfloat16", "float16", "float64"; NULL: holds no such numbers */
+    const char *number;    /* "float32", "bfloat16", "float16", "float64", "int8"; NULL: no such numbers */
+    bool int8;             /* these */
     size_t ndim, shape[DLM_TENSOR_DIMS], count;
 } dlm_tensor;
 

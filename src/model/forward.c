@@ -33,6 +33,12 @@ void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
 
 void dlm__linear(dlm_workspace *w, const dlm_network *network, size_t rows, size_t in, size_t out,
                  const void *x, size_t weight, size_t bias, float *y) {
+    size_t first;
+    const dlm_int8 *int8 = dlm__network_int8(network, weight, &first);
+    if (int8 != NULL) {
+        dlm__int8_matmul(w->compute, rows, x, int8, first, out, network->params + bias, y);
+        return;
+    }
     dlm_product product = {.M = rows, .N = out, .K = in, .transpose_b = true, .type = w->type};
     dlm__matmul(w->compute, &product, x, dlm__weights(network, weight), network->params + bias, y);
 }
@@ -153,8 +159,10 @@ static void transform(dlm_workspace *w, const dlm_network *network, const dlm_bl
 
 /* The last block is read at the rows asked for alone, which have to see the keys and values of all. With
  * training it is computed whole, since its backward pass walks over whole layers. */
-static bool only_rows(const dlm_workspace *w) {
-    return !w->size.training && w->R < w->T;
+static bool only_rows(const dlm_workspace *w, const dlm_network *network) {
+    /* The keys and values of 8-bit weights have to begin where these can be cut. */
+    const bool cut = network->int8 == NULL || w->layout->config.hidden_size % dlm__int8_unit() == 0;
+    return !w->size.training && w->R < w->T && cut;
 }
 
 /* kv (T,2C): keys, turned by their positions, and values. */
@@ -217,7 +225,7 @@ static void run_blocks(dlm_workspace *w, const dlm_network *network, const dlm_b
         const dlm_block_layout *block = &layout->blocks[i];
         const dlm_layer *layer = &w->layers[i];
         dlm_modulation mod = dlm__block_modulation(w, network, i);
-        if (i == depth - 1 && only_rows(w)) {
+        if (i == depth - 1 && only_rows(w, network)) {
             run_last(w, network, block, layer, mod, batch->rows);
             return;
         }

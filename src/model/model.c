@@ -27,14 +27,24 @@ static dlm_status allocate_network(dlm_model *model, dlm_error *err) {
     return dlm__fail_memory(err, "weights", total * sizeof *network->params);
 }
 
-/* The bfloat16 copy of what is in params. */
+/* The bfloat16 copy, or the 8-bit matrices, of what is in params. */
 static dlm_status convert_network(dlm_model *model, dlm_error *err) {
     dlm_compute *compute;
-    if (model->network.type != DLM_BF16) return DLM_OK;
+    dlm_status status = DLM_OK;
+    if (model->network.type != DLM_BF16 && !model->int8) return DLM_OK;
     DLM_TRY(dlm__compute_create(NULL, &compute, err));
-    dlm__network_refresh(compute, &model->network);
+    if (model->int8)
+        status = dlm__network_quantise(compute, &model->network, err);
+    else
+        dlm__network_refresh(compute, &model->network);
     dlm__compute_free(compute);
-    return DLM_OK;
+    return status;
+}
+
+/* What products work on: with 8-bit matrices the others in float32. */
+static dlm_status choose_type(dlm_model *model, dlm_precision precision, dlm_error *err) {
+    model->int8 = precision == DLM_PRECISION_I8;
+    return dlm__precision_type(model->int8 ? DLM_PRECISION_F32 : precision, &model->network.type, err);
 }
 
 dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_error *err) {
@@ -43,8 +53,7 @@ dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_err
     case DLM_PRECISION_AUTO: *type = dlm__bf16_native() ? DLM_BF16 : DLM_F32; return DLM_OK;
     case DLM_PRECISION_F32: return DLM_OK;
     case DLM_PRECISION_BF16: *type = DLM_BF16; return DLM_OK;
-    case DLM_PRECISION_I8:
-        return dlm__fail(err, DLM_UNSUPPORTED, "products of int8 weights are not supported");
+    case DLM_PRECISION_I8: return dlm__fail(err, DLM_UNSUPPORTED, "nothing is trained in int8");
     }
     return dlm__fail(err, DLM_ARGUMENT, "precision %d is no such value", (int)precision);
 }
@@ -154,8 +163,10 @@ static dlm_status read_model(dlm_model *model, const dlm_source *source, const d
     if (options->schedule >= 0) config.schedule = (dlm_schedule)options->schedule;
     if (with_values && config.num_heads == 0) return dlm__fail_heads(source->file, err);
     DLM_TRY(lay_out(model, &config, err));
-    DLM_TRY(dlm__precision_type(options->precision, &model->network.type, err));
     DLM_TRY(look_at_tensors(model, &source->tensors, err));
+    const bool stored =
+        options->precision == DLM_PRECISION_AUTO && dlm__weights_are_int8(model->layout, &source->tensors);
+    DLM_TRY(choose_type(model, stored ? DLM_PRECISION_I8 : options->precision, err));
     if (!with_values) return DLM_OK;
     DLM_TRY(allocate_network(model, err));
     DLM_TRY(dlm__weights_read(model->layout, &source->tensors, model->network.params, err));
@@ -233,7 +244,7 @@ static dlm_status fill_model(dlm_model *model, const dlm_config *config, const f
         if (model->lengths == NULL) return dlm__fail_memory(err, "lengths", n * sizeof *lengths);
         memcpy(model->lengths, lengths, n * sizeof *lengths);
     }
-    DLM_TRY(dlm__precision_type(precision, &model->network.type, err));
+    DLM_TRY(choose_type(model, precision, err));
     DLM_TRY(allocate_network(model, err));
     const size_t bytes = model->layout->total * sizeof *params;
     if (params != NULL)
@@ -264,6 +275,7 @@ dlm_status dlm_model_random(const dlm_config *config, dlm_precision precision, u
                             dlm_model **model, dlm_error *err) {
     DLM_TRY(dlm__model_create(config, NULL, NULL, NULL, precision, model, err));
     dlm__layout_init((*model)->layout, seed, (*model)->network.params);
+    dlm__network_free_int8(&(*model)->network);
     const dlm_status status = convert_network(*model, err);
     if (status != DLM_OK) {
         dlm_model_free(*model);
@@ -279,6 +291,7 @@ void dlm__model_set_params(dlm_model *model, dlm_compute *compute, const float *
 
 void dlm_model_free(dlm_model *model) {
     if (model == NULL) return;
+    dlm__network_free_int8(&model->network);
     dlm__layout_free(model->layout);
     free(model->network.params);
     free(model->network.params_bf16);
@@ -300,6 +313,7 @@ const dlm_tokenizer *dlm_model_tokenizer(const dlm_model *model) {
 }
 
 dlm_precision dlm_model_precision(const dlm_model *model) {
+    if (model->int8) return DLM_PRECISION_I8;
     return model->network.type == DLM_BF16 ? DLM_PRECISION_BF16 : DLM_PRECISION_F32;
 }
 
@@ -309,9 +323,10 @@ const char *dlm_model_source(const dlm_model *model) {
 
 const char *dlm_model_stored(const dlm_model *model) {
     if (model->stored == NULL) return NULL;
-    for (size_t i = 1; i < model->layout->n; i++) {
+    for (size_t i = 0; i < model->layout->n; i++)
+        if (strcmp(model->stored[i], "int8") == 0) return "int8";
+    for (size_t i = 1; i < model->layout->n; i++)
         if (strcmp(model->stored[i], model->stored[0]) != 0) return "mixed";
-    }
     return model->stored[0];
 }
 

@@ -13,12 +13,14 @@ struct dlm_model {
     uint64_t *lengths;        /* (max_seq_len + 1) or NULL */
     const char **stored;      /* (layout->n) how the file has each parameter, or NULL: from memory */
     char *source;             /* file of the weights */
+    bool int8;                /* its token matrices are, or would be, in 8 bits */
     int32_t mask_id, pad_id, unk_id,
         end_id; /* the tokenizer's; without one 2, 0, 1 and, where config.end_token, 3; -1: none */
 };
 
 /* The type of products for a wanted precision on this machine: AUTO as the public header says. BF16 works
- * everywhere (operands rounded, then widened where the hardware has none). I8: DLM_UNSUPPORTED. */
+ * everywhere (operands rounded, then widened where the hardware has none). I8, which is for models that are
+ * not trained: DLM_UNSUPPORTED. */
 dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_error *err);
 
 /* dlm_tokenizer_load, with progress (NULL: none) of a download. */
@@ -33,11 +35,13 @@ dlm_status dlm__model_folder(const char *path, char **folder, dlm_error *err);
 dlm_status dlm__latest_parse(const char *name, const char *text, size_t n, char **checkpoint, dlm_error *err);
 
 /* Whether a file holds just layout's tensors: missing, extra or differently shaped ones are errors that name
- * them. */
+ * them. A token matrix may be of 8-bit integers, with the scales of its rows in a tensor NAME.scale. */
 dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_tensors *file, dlm_error *err);
 /* One of them, checked, as float32 (its count); a value that is not finite is an error that names it. */
 dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
                                dlm_error *err);
+/* Has such a file matrices of 8-bit integers? */
+bool dlm__weights_are_int8(const dlm_layout *layout, const dlm_tensors *file);
 /* Checks, and reads them all into params (total floats, padding zeroed). */
 dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
                              dlm_error *err);

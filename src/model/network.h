@@ -49,6 +49,7 @@ typedef struct dlm_param {
     size_t offset; /* floats from the block's start; a multiple of 16 */
     dlm_init init;
     bool block_matrix; /* two-dimensional and in a block: Muon's, where Muon is used */
+    bool token_matrix; /* multiplies the states of tokens: in 8 bits, where that is asked for */
 } dlm_param;
 
 /* Offsets by role, filled by the same walk that makes the list. */
@@ -75,15 +76,17 @@ const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name); /
 /* Initial values into params (total floats), by (seed, index of the parameter). */
 void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 
-/* ---- network (forward.c, times.c, backward.c)
- * ------------------------------------------------------------------ */
+/* ---- network (forward.c, times.c, int8.c, backward.c) ------------------------------------------------- */
 
-/* Weights ready for products: the float32 block, and its bfloat16 copy where products take that. */
+/* Weights ready for products: the float32 block, and its bfloat16 copy where products take that; or the
+ * matrices of tokens in 8 bits, whose places in the float32 block then hold what these stand for. */
 typedef struct dlm_network {
     const dlm_layout *layout;
     float *params;         /* (total) */
     dlm_bf16 *params_bf16; /* (total), or NULL when type is float32 */
     dlm_dtype type;        /* of the operands of products */
+    dlm_int8 **int8;       /* NULL, or (layout->n): those of token matrices, NULL for the rest; only without
+                              training */
 } dlm_network;
 
 /* A packed batch. rows lists, in ascending order, the packed positions whose logits are wanted. */
@@ -130,6 +133,13 @@ dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const
  * model has it (NULL otherwise): for tests, with a training workspace. */
 const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i);
 const float *dlm__workspace_condition(const dlm_workspace *workspace);
+
+/* Makes the 8-bit matrices from the float32 block, and that from them (int8.c). */
+dlm_status dlm__network_quantise(dlm_compute *compute, dlm_network *network, dlm_error *err);
+void dlm__network_free_int8(dlm_network *network);
+/* The 8-bit matrix that has the weights at this offset of the block, which are its rows from *first on; NULL:
+ * none has. */
+const dlm_int8 *dlm__network_int8(const dlm_network *network, size_t offset, size_t *first);
 
 /* Refreshes the bfloat16 copy after the float32 block has changed. */
 void dlm__network_refresh(dlm_compute *compute, dlm_network *network);

@@ -37,6 +37,12 @@ static size_t add_in_block(dlm_layout *layout, size_t i, const char *name, size_
     return offset;
 }
 
+/* The matrix that was just added multiplies the states of tokens. */
+static size_t for_tokens(dlm_layout *layout, size_t offset) {
+    layout->params[layout->n - 1].token_matrix = true;
+    return offset;
+}
+
 static void add_block(dlm_layout *layout, size_t i) {
     const dlm_config *config = &layout->config;
     size_t C = config->hidden_size, F = dlm__config_hidden(config);
@@ -50,13 +56,13 @@ static void add_block(dlm_layout *layout, size_t i) {
     } else {
         block->mod = add_in_block(layout, i, "modulation", 6 * C, 0, DLM_INIT_GATES);
     }
-    block->qkv_w = add_in_block(layout, i, "attn.qkv.weight", 3 * C, C, DLM_INIT_XAVIER);
+    block->qkv_w = for_tokens(layout, add_in_block(layout, i, "attn.qkv.weight", 3 * C, C, DLM_INIT_XAVIER));
     block->qkv_b = add_in_block(layout, i, "attn.qkv.bias", 3 * C, 0, DLM_INIT_ZERO);
-    block->proj_w = add_in_block(layout, i, "attn.proj.weight", C, C, branch);
+    block->proj_w = for_tokens(layout, add_in_block(layout, i, "attn.proj.weight", C, C, branch));
     block->proj_b = add_in_block(layout, i, "attn.proj.bias", C, 0, DLM_INIT_ZERO);
-    block->fc1_w = add_in_block(layout, i, "mlp.fc1.weight", F, C, DLM_INIT_XAVIER);
+    block->fc1_w = for_tokens(layout, add_in_block(layout, i, "mlp.fc1.weight", F, C, DLM_INIT_XAVIER));
     block->fc1_b = add_in_block(layout, i, "mlp.fc1.bias", F, 0, DLM_INIT_ZERO);
-    block->fc2_w = add_in_block(layout, i, "mlp.fc2.weight", C, F, branch);
+    block->fc2_w = for_tokens(layout, add_in_block(layout, i, "mlp.fc2.weight", C, F, branch));
     block->fc2_b = add_in_block(layout, i, "mlp.fc2.bias", C, 0, DLM_INIT_ZERO);
 }
 
@@ -76,7 +82,7 @@ static void add_final_layer(dlm_layout *layout) {
     } else {
         layout->final_mod = add(layout, "final_layer.modulation", 2 * C, 0, DLM_INIT_ZERO);
     }
-    layout->final_w = add(layout, "final_layer.linear.weight", V, C, DLM_INIT_ZERO);
+    layout->final_w = for_tokens(layout, add(layout, "final_layer.linear.weight", V, C, DLM_INIT_ZERO));
     layout->final_b = add(layout, "final_layer.linear.bias", V, 0, DLM_INIT_ZERO);
 }
 

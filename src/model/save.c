@@ -11,14 +11,26 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* A tensor of the file: a parameter, or the scales of one that is in 8 bits. */
+typedef struct file_part {
+    size_t param;
+    bool scale;
+    char name[DLM_MAX_NAME + sizeof ".scale"];
+} file_part;
+
 /* One tensor after the other in the type of the file. */
 typedef struct writer {
     const dlm_saved *saved;
     const char *path;
     size_t first; /* added to the number of a tensor: n for a file of raw weights */
     dlm_numbers numbers;
+    size_t n;
+    file_part *parts;      /* (n) */
     dlm_st_entry *entries; /* (n) */
-    uint16_t *halves;      /* (the largest tensor's count), NULL for float32 */
+    uint16_t *halves;      /* (the largest tensor's count), NULL where it is not needed */
+    int8_t *integers;      /* the same */
+    float *scale;          /* the same: of its rows */
+    dlm_compute *compute;
 } writer;
 
 static bool ends_with(const char *path, const char *end) {
@@ -39,12 +51,29 @@ static dlm_status check_halves(const writer *w, const dlm_param *param, const fl
     return DLM_OK;
 }
 
+/* A matrix in 8 bits, or its scales. */
+static dlm_status get_int8(writer *w, const file_part *part, const float *values, const void **bytes,
+                           dlm_error *err) {
+    const dlm_param *param = &w->saved->layout->params[part->param];
+    dlm_int8 *packed;
+    DLM_TRY(dlm__int8_create(w->compute, param->shape[0], param->shape[1], values, &packed, err));
+    dlm__int8_integers(packed, w->integers);
+    memcpy(w->scale, packed->scale, packed->N * sizeof *w->scale);
+    dlm__int8_free(packed);
+    *bytes = part->scale ? (const void *)w->scale : w->integers;
+    return DLM_OK;
+}
+
 static dlm_status get_bytes(void *user, size_t i, const void **bytes, dlm_error *err) {
-    const writer *w = user;
-    const dlm_param *param = &w->saved->layout->params[i % w->saved->layout->n];
+    writer *w = user;
+    const file_part *part = &w->parts[i % w->n];
+    const dlm_param *param = &w->saved->layout->params[part->param];
+    const size_t raw = i / w->n * w->saved->layout->n; /* behind the average's */
     const float *values;
-    DLM_TRY(w->saved->values(w->saved->user, i + w->first, &values, err));
+    DLM_TRY(w->saved->values(w->saved->user, part->param + raw + w->first, &values, err));
     *bytes = values;
+    if (w->numbers == DLM_NUMBERS_I8)
+        return param->token_matrix ? get_int8(w, part, values, bytes, err) : DLM_OK;
     if (w->numbers == DLM_NUMBERS_F32) return DLM_OK;
     *bytes = w->halves;
     if (w->numbers == DLM_NUMBERS_F16)
@@ -54,28 +83,74 @@ static dlm_status get_bytes(void *user, size_t i, const void **bytes, dlm_error 
     return check_halves(w, param, values, err);
 }
 
+static bool is_int8(const writer *w, const dlm_param *param) {
+    return w->numbers == DLM_NUMBERS_I8 && param->token_matrix;
+}
+
+/* Adds parameter i to what the file will hold, or what there is to it in float32 beside its integers. */
+static void announce(writer *w, size_t i) {
+    static const dlm_st_type types[] = {DLM_ST_F32, DLM_ST_BF16, DLM_ST_F16, DLM_ST_F32};
+    const dlm_param *param = &w->saved->layout->params[i];
+    dlm_st_entry *entry = &w->entries[w->n];
+    file_part *part = &w->parts[w->n++];
+    part->param = i;
+    part->scale = is_int8(w, param);
+    (void)snprintf(part->name, sizeof part->name, "%s%s", param->name, part->scale ? ".scale" : "");
+    *entry =
+        (dlm_st_entry){.name = part->name, .type = types[w->numbers], .ndim = part->scale ? 1 : param->ndim};
+    memcpy(entry->shape, param->shape, entry->ndim * sizeof *param->shape);
+}
+
+/* Integers come last, so that all else is aligned whatever their shapes are. */
+static void announce_integers(writer *w, size_t i) {
+    const dlm_param *param = &w->saved->layout->params[i];
+    if (!is_int8(w, param)) return;
+    w->parts[w->n].param = i;
+    w->entries[w->n] = (dlm_st_entry){.name = param->name, .type = DLM_ST_I8, .ndim = param->ndim};
+    memcpy(w->entries[w->n++].shape, param->shape, param->ndim * sizeof *param->shape);
+}
+
+/* What values are made into on their way to the file. */
+static dlm_status allocate(writer *w, size_t largest, size_t most_rows, dlm_error *err) {
+    bool ok = true;
+    if (w->numbers == DLM_NUMBERS_I8) {
+        DLM_TRY(dlm__compute_create(NULL, &w->compute, err));
+        w->integers = dlm__calloc(largest, sizeof *w->integers);
+        w->scale = dlm__calloc(most_rows, sizeof *w->scale);
+        ok = w->integers != NULL && w->scale != NULL;
+    } else if (w->numbers != DLM_NUMBERS_F32) {
+        w->halves = dlm__calloc(largest, sizeof *w->halves);
+        ok = w->halves != NULL;
+    }
+    return ok ? DLM_OK : dlm__fail_memory(err, w->path, largest * sizeof *w->halves);
+}
+
 static dlm_status begin(writer *w, const dlm_saved *saved, dlm_numbers numbers, const char *path,
                         dlm_error *err) {
-    static const dlm_st_type types[] = {DLM_ST_F32, DLM_ST_BF16, DLM_ST_F16};
     const dlm_layout *layout = saved->layout;
-    size_t largest = 0;
+    size_t largest = 0, most_rows = 0;
     *w = (writer){.saved = saved, .numbers = numbers, .path = path};
-    w->entries = dlm__calloc(layout->n, sizeof *w->entries);
-    if (w->entries == NULL) return dlm__fail_memory(err, path, layout->n * sizeof *w->entries);
+    w->entries = dlm__calloc(2 * layout->n, sizeof *w->entries);
+    w->parts = dlm__calloc(2 * layout->n, sizeof *w->parts);
+    if (w->entries == NULL || w->parts == NULL)
+        return dlm__fail_memory(err, path, 2 * layout->n * (sizeof *w->entries + sizeof *w->parts));
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        w->entries[i] = (dlm_st_entry){.name = param->name, .type = types[numbers], .ndim = param->ndim};
-        memcpy(w->entries[i].shape, param->shape, param->ndim * sizeof *param->shape);
+        announce(w, i);
         if (param->count > largest) largest = param->count;
+        if (param->shape[0] > most_rows) most_rows = param->shape[0];
     }
-    if (numbers == DLM_NUMBERS_F32) return DLM_OK;
-    w->halves = dlm__calloc(largest, sizeof *w->halves);
-    return w->halves != NULL ? DLM_OK : dlm__fail_memory(err, path, largest * sizeof *w->halves);
+    for (size_t i = 0; i < layout->n; i++) announce_integers(w, i);
+    return allocate(w, largest, most_rows, err);
 }
 
 static void end(writer *w) {
     free(w->entries);
+    free(w->parts);
     free(w->halves);
+    free(w->integers);
+    free(w->scale);
+    dlm__compute_free(w->compute);
 }
 
 /* ---- formats ------------------------------------------------------------------------------------------ */
@@ -106,8 +181,7 @@ static dlm_status write_safetensors(writer *w, bool raw, const char *path, dlm_e
     const char *const metadata[] = {"config", config, NULL};
     const dlm_tensor_bytes bytes = {.get = get_bytes, .user = w};
     w->first = raw ? saved->layout->n : 0;
-    const dlm_status status =
-        dlm__safetensors_write(path, w->entries, saved->layout->n, metadata, bytes, err);
+    const dlm_status status = dlm__safetensors_write(path, w->entries, w->n, metadata, bytes, err);
     free(config);
     return status;
 }
@@ -178,8 +252,11 @@ dlm_status dlm__save(const dlm_saved *saved, const char *path, const dlm_save_op
     const bool torch = ends_with(path, ".pt") || ends_with(path, ".pth"),
                file = torch || ends_with(path, ".safetensors");
     writer w;
-    if ((unsigned)options->numbers > DLM_NUMBERS_F16)
+    if ((unsigned)options->numbers > DLM_NUMBERS_I8)
         return dlm__fail(err, DLM_ARGUMENT, "numbers %d is no such value", (int)options->numbers);
+    if (torch && options->numbers == DLM_NUMBERS_I8)
+        return dlm__fail(err, DLM_UNSUPPORTED,
+                         "%s: a .pt cannot hold int8 weights: a folder or a .safetensors file can", path);
     if (file) DLM_TRY(check_file(path, options->overwrite, err));
     dlm_status status = begin(&w, saved, options->numbers, path, err);
     if (status == DLM_OK) {

@@ -21,7 +21,7 @@ static const char *shape_text(size_t ndim, const size_t *shape, char *text, size
 
 static dlm_status check_tensor(const char *path, const dlm_param *param, const dlm_tensor *tensor,
                                dlm_error *err) {
-    if (tensor->number == NULL) {
+    if (tensor->number == NULL || (tensor->int8 && !param->token_matrix)) {
         return dlm__fail(err, DLM_UNSUPPORTED,
                          "%s: tensor %s holds %s, not float32, float16, bfloat16 or float64", path,
                          param->name, tensor->type_name);
@@ -36,7 +36,69 @@ static dlm_status check_tensor(const char *path, const dlm_param *param, const d
     return DLM_OK;
 }
 
+/* ---- 8-bit integers ------------------------------------------------------------------------------------ */
+
+/* Where the file has the scales of a matrix's rows. */
+static bool find_scale(const dlm_param *param, const dlm_tensors *file, size_t *at) {
+    char name[DLM_MAX_NAME + sizeof ".scale"];
+    (void)snprintf(name, sizeof name, "%s.scale", param->name);
+    return dlm__tensors_find(file, name, at);
+}
+
+static bool is_int8(const dlm_param *param, const dlm_tensors *file) {
+    size_t at;
+    return dlm__tensors_find(file, param->name, &at) && file->at(file->file, at).int8;
+}
+
+bool dlm__weights_are_int8(const dlm_layout *layout, const dlm_tensors *file) {
+    for (size_t i = 0; i < layout->n; i++)
+        if (is_int8(&layout->params[i], file)) return true;
+    return false;
+}
+
+static dlm_status check_scale(const dlm_param *param, const dlm_tensors *file, dlm_error *err) {
+    size_t at;
+    if (!find_scale(param, file, &at))
+        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s holds I8, but there is no %s.scale", file->path,
+                         param->name, param->name);
+    const dlm_tensor scale = file->at(file->file, at);
+    if (scale.number != NULL && !scale.int8 && scale.ndim == 1 && scale.shape[0] == param->shape[0])
+        return DLM_OK;
+    return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is not %zu floating-point values, one for each row",
+                     file->path, scale.name, param->shape[0]);
+}
+
+/* What the integers in values stand for. */
+static dlm_status apply_scale(const dlm_param *param, const dlm_tensors *file, float *values,
+                              dlm_error *err) {
+    const size_t rows = param->shape[0], columns = param->shape[1];
+    float *scale = dlm__calloc(rows, sizeof *scale);
+    size_t at;
+    if (scale == NULL) return dlm__fail_memory(err, file->path, rows * sizeof *scale);
+    const dlm_status status = find_scale(param, file, &at)
+                                  ? file->floats(file->file, at, scale, err)
+                                  : dlm__fail(err, DLM_MISMATCH, "%s: no %s.scale", file->path, param->name);
+    for (size_t i = 0; status == DLM_OK && i < rows; i++)
+        for (size_t j = 0; j < columns; j++) values[i * columns + j] *= scale[i];
+    free(scale);
+    return status;
+}
+
+/* ---- all tensors -------------------------------------------------------------------------------------- */
+
+/* Is a tensor that belongs to none of the parameters the scale of one in 8 bits? */
+static bool is_scale(const dlm_layout *layout, const dlm_tensors *file, const char *name) {
+    const size_t n = strlen(name), end = strlen(".scale");
+    char matrix[DLM_MAX_NAME];
+    if (n <= end || n - end >= sizeof matrix || strcmp(name + n - end, ".scale") != 0) return false;
+    memcpy(matrix, name, n - end);
+    matrix[n - end] = 0;
+    const dlm_param *param = dlm__layout_find(layout, matrix);
+    return param != NULL && is_int8(param, file);
+}
+
 dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_tensors *file, dlm_error *err) {
+    size_t scales = 0;
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
         size_t at;
@@ -46,12 +108,14 @@ dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_tensors *file,
         }
         const dlm_tensor tensor = file->at(file->file, at);
         DLM_TRY(check_tensor(file->path, param, &tensor, err));
+        if (tensor.int8) DLM_TRY(check_scale(param, file, err));
+        scales += tensor.int8;
     }
-    if (file->n == layout->n) return DLM_OK;
+    if (file->n == layout->n + scales) return DLM_OK;
     const char *name = "";
     for (size_t i = 0; i < file->n; i++) {
         name = file->at(file->file, i).name;
-        if (dlm__layout_find(layout, name) == NULL) break;
+        if (dlm__layout_find(layout, name) == NULL && !is_scale(layout, file, name)) break;
     }
     return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is none of this config's", file->path, name);
 }
@@ -105,7 +169,8 @@ static dlm_status read_tensor(const dlm_param *param, const dlm_tensors *file, f
     size_t at;
     if (!dlm__tensors_find(file, param->name, &at))
         return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is missing", file->path, param->name);
-    return file->floats(file->file, at, values, err);
+    DLM_TRY(file->floats(file->file, at, values, err));
+    return file->at(file->file, at).int8 ? apply_scale(param, file, values, err) : DLM_OK;
 }
 
 dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,

@@ -66,6 +66,24 @@ def test_golden_files_both_ways(run, golden, shared, tmp_path):
         assert all(t.data_ptr() % 64 == 0 for t in mapped["model"].values())
 
 
+def test_int8(run, golden, tmp_path):
+    """The safetensors library reads matrices of tokens in 8 bits, within half a step of the values, each row reaching 127."""
+    want = load(golden / "tiny/final.pt")["model"]
+    run("convert", golden / "tiny/final.pt", tmp_path / "out.safetensors", "--precision", "int8")
+    got = load_file(tmp_path / "out.safetensors")
+    tokens = [k for k in want if k.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight", "final_layer.linear.weight"))]
+    assert got.keys() == want.keys() | {f"{k}.scale" for k in tokens} and len(tokens) > 4
+    for name, value in want.items():
+        if name not in tokens:
+            assert torch.equal(got[name], value)
+            continue
+        q, scale = got[name], got[f"{name}.scale"]
+        assert q.dtype == torch.int8 and scale.dtype == torch.float32 and scale.shape == (len(value),)
+        assert torch.equal(scale, value.abs().amax(1) / 127)
+        assert (q.abs().amax(1) == 127).all() and q.min() >= -127
+        assert ((q * scale[:, None] - value).abs() <= scale[:, None] * 0.5001).all()
+
+
 @pytest.mark.parametrize("precision,dtype", [("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)])
 def test_precisions(run, golden, tmp_path, precision, dtype):
     """In each format the values are those that PyTorch rounds to."""

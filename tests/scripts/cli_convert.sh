@@ -36,6 +36,15 @@ smaller() { [ $((2 * $(wc -c < "$2"))) -lt $((5 * $(wc -c < "$1") / 4)) ]; }
 check 'are half as large' smaller "$work/a.pt" "$work/half.pt"
 check 'so are these' smaller "$work/a.safetensors" "$work/half.safetensors"
 check 'and load' generated "$work/half.pt" --quiet --verbose
+succeeds 'in 8 bits' convert "$R" "$work/small" --precision int8
+check 'smaller still' smaller "$work/a.safetensors" "$work/small/model.safetensors"
+succeeds 'its info' info "$work/small"
+check 'what it is multiplied in' wrote 'products in   int8'
+succeeds 'the same as JSON' info "$work/small" --json
+check 'and how it is stored' wrote '"stored":"int8"'
+check 'it writes the texts of the model in 8 bits' sh -c "'$PROGRAM' generate -m '$work/small' -n 2 --length 8 --seed 5 \
+    --threads 1 2> /dev/null > '$work/a' && '$PROGRAM' generate -m '$R' -n 2 --length 8 --seed 5 --threads 1 --precision int8 \
+    2> /dev/null > '$work/b' && [ -s '$work/a' ] && cmp '$work/a' '$work/b'"
 succeeds 'onto itself' convert "$work/a.pt" "$work/a.pt" --overwrite --quiet
 succeeds 'onto its folder' convert "$work/folder" "$work/folder" --overwrite
 check 'nothing else is left' sh -c "[ -z \"\$(find '$work' -name '*.partial*')\" ]"
@@ -76,7 +85,9 @@ printf '\200\002cposix\nsystem\nX\010\000\000\000touch %s\205R.' "$work/x" > "$w
 refuses 1 'evil.pt is no zip archive' info "$work/evil.pt"
 refuses 2 'not standard output' convert "$R" -
 refuses 2 'IN OUT is missing' convert "$R"
-refuses 2 '--precision: int8 is not f32, bf16 or f16' convert "$R" "$work/x.pt" --precision int8
+refuses 2 '--precision: int4 is not f32, bf16, f16 or int8' convert "$R" "$work/x.pt" --precision int4
+refuses 1 'a .pt cannot hold int8 weights' convert "$R" "$work/x.pt" --precision int8
+refuses 2 '--precision: int8 is not auto, f32 or bf16' train -d "$R" -o "$work/x.run" --precision int8
 refuses 2 '--weights: all is not ema or raw' convert "$R" "$work/x.pt" --weights all
 check 'nothing was made' [ ! -e "$work/x.pt" ]
 check 'every option of convert was tried' covered convert

@@ -185,8 +185,8 @@ TEST(precisions) {
     struct stat all, half;
     REQUIRE(stat(final, &all) == 0 && stat(path_in(dir, "f16.pt"), &half) == 0);
     CHECK(half.st_size < all.st_size / 3);
-    options.save.numbers = (dlm_numbers)3;
-    refused(final, path_in(dir, "x.pt"), &options, DLM_ARGUMENT, "numbers 3");
+    options.save.numbers = (dlm_numbers)4;
+    refused(final, path_in(dir, "x.pt"), &options, DLM_ARGUMENT, "numbers 4");
 }
 
 static float rounded(float value, bool bf16) {

@@ -168,8 +168,6 @@ TEST(not_a_model) {
     options.weights = (dlm_weights)5;
     refused(dir, &options, DLM_ARGUMENT, "weights 5");
     options = dlm_model_defaults();
-    options.precision = DLM_PRECISION_I8;
-    refused(plain_folder(), &options, DLM_UNSUPPORTED, "int8");
     options.precision = (dlm_precision)9;
     refused(plain_folder(), &options, DLM_ARGUMENT, "precision 9");
 }

@@ -1,0 +1,43 @@
+/* The matrices that multiply the states of tokens, in 8 bits: queries, keys and values, projection, MLP, and
+ * the final layer. What is made of times, the embeddings, norms and biases stay in float32: the first is a
+ * small part of the work and wants precision, the others are not multiplied. */
+#include "model/network.h"
+
+#include <stdlib.h>
+
+dlm_status dlm__network_quantise(dlm_compute *compute, dlm_network *network, dlm_error *err) {
+    const dlm_layout *layout = network->layout;
+    network->int8 = dlm__calloc(layout->n, sizeof(dlm_int8 *));
+    if (network->int8 == NULL) return dlm__fail_memory(err, "weights", layout->n * sizeof(dlm_int8 *));
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        float *values = network->params + param->offset;
+        if (!param->token_matrix) continue;
+        DLM_TRY(dlm__int8_create(compute, param->shape[0], param->shape[1], values, &network->int8[i], err));
+        dlm__int8_values(network->int8[i], values);
+    }
+    return DLM_OK;
+}
+
+void dlm__network_free_int8(dlm_network *network) {
+    if (network->int8 == NULL) return;
+    for (size_t i = 0; i < network->layout->n; i++) dlm__int8_free(network->int8[i]);
+    free(network->int8);
+    network->int8 = NULL;
+}
+
+const dlm_int8 *dlm__network_int8(const dlm_network *network, size_t offset, size_t *first) {
+    const dlm_layout *layout = network->layout;
+    size_t low = 0, high = layout->n; /* the parameter is one of low .. high - 1 */
+    if (network->int8 == NULL) return NULL;
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (layout->params[middle].offset <= offset)
+            low = middle;
+        else
+            high = middle;
+    }
+    const dlm_int8 *found = network->int8[low];
+    if (found != NULL) *first = (offset - layout->params[low].offset) / found->K;
+    return found;
+}

@@ -1,0 +1,153 @@
+/* Products of 8-bit integers: the sums of every instruction set are those of the plain loop bit for bit, and
+ * all of it is near the product of what was rounded. */
+#include "compute_cases.h"
+
+static const size_t shapes[][3] = {/* M, N, K */
+                                   {1, 1, 1},   {1, 16, 2},   {2, 17, 3},    {3, 15, 8},   {5, 33, 31},
+                                   {7, 48, 64}, {16, 80, 96}, {97, 24, 200}, {200, 40, 7}, {13, 128, 1025}};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static dlm_int8 *make(dlm_compute *compute, size_t N, size_t K, const float *w) {
+    dlm_int8 *made = NULL;
+    dlm_error err;
+    CHECK_OK(dlm__int8_create(compute, N, K, w, &made, &err), &err);
+    return made;
+}
+
+/* Rows of integers up to 127, which is there: scales are 1, and nothing is rounded. */
+static float *whole_numbers(size_t rows, size_t K, uint32_t stream) {
+    float *x = random_floats(rows * K, 50, stream);
+    for (size_t i = 0; i < rows * K; i++) x[i] = fminf(fmaxf(rintf(x[i]), -127), 127) + 0.0F; /* no -0 */
+    for (size_t r = 0; r < rows; r++) x[r * K + r % K] = r % 2 == 0 ? 127 : -127;
+    return x;
+}
+
+static void exact(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    for (size_t k = 0; k < SHAPES; k++) {
+        const size_t M = shapes[k][0], N = shapes[k][1], K = shapes[k][2];
+        float *x = whole_numbers(M, K, 1), *w = whole_numbers(N, K, 2), *back = copy_floats(w, N * K);
+        buffer y = buffer_make(M * N, sizeof(float));
+        dlm_int8 *weights = make(compute, N, K, w);
+        REQUIRE(weights != NULL);
+        check_context("%zu x %zu x %zu", M, N, K);
+        dlm__int8_values(weights, back);
+        CHECK_MEM_EQ(back, w, N * K * sizeof *w);
+        dlm__int8_matmul(compute, M, x, weights, 0, N, NULL, y.x);
+        for (size_t m = 0; m < M; m++)
+            for (size_t n = 0; n < N; n++) {
+                int64_t sum = 0;
+                for (size_t i = 0; i < K; i++) sum += (int64_t)x[m * K + i] * (int64_t)w[n * K + i];
+                const float want = (float)sum;
+                CHECK_MEM_EQ((float *)y.x + m * N + n, &want, sizeof want);
+            }
+        dlm__int8_free(weights);
+        buffer_free(y);
+        free(x), free(w), free(back);
+    }
+}
+
+TEST(integer_sums_are_exact) {
+    for_each_isa(exact);
+}
+
+/* The largest there can be: 2^17 products of 127 x 127 and their negative. */
+static void largest(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    enum { K = 1 << 17 };
+    float *x = malloc(K * sizeof *x), y[2];
+    REQUIRE(x != NULL);
+    float *w = malloc(2 * K * sizeof *w);
+    REQUIRE(w != NULL);
+    for (size_t i = 0; i < K; i++) x[i] = w[i] = 127, w[K + i] = -127;
+    dlm_int8 *weights = make(compute, 2, K, w);
+    REQUIRE(weights != NULL);
+    dlm__int8_matmul(compute, 1, x, weights, 0, 2, NULL, y);
+    CHECK_CLOSE(y[0], 127.0 * 127 * K, 128);
+    CHECK_CLOSE(y[1], -127.0 * 127 * K, 128);
+    dlm__int8_free(weights);
+    dlm_error err;
+    CHECK_STATUS(dlm__int8_create(compute, 1, K + 1, w, &weights, &err), DLM_UNSUPPORTED, &err);
+    CHECK_SAYS(&err, "131073 weights");
+    free(x), free(w);
+}
+
+TEST(sums_fit) {
+    for_each_isa(largest);
+}
+
+/* Random values, with bias, in parts of the columns: near the float product, as near as two roundings of
+ * half a step each; and equal to the plain loops. */
+static void rounded(dlm_compute *plain, dlm_compute *compute) {
+    for (size_t k = 0; k < SHAPES; k++) {
+        const size_t M = shapes[k][0], N = shapes[k][1], K = shapes[k][2];
+        float *x = random_floats(M * K, 3, 3), *w = random_floats(N * K, 0.1, 4),
+              *bias = random_floats(N, 1, 5);
+        buffer y = buffer_make(M * N, sizeof(float)), want = buffer_make(M * N, sizeof(float));
+        dlm_int8 *weights = make(compute, N, K, w), *same = make(plain, N, K, w);
+        REQUIRE(weights != NULL && same != NULL);
+        check_context("%zu x %zu x %zu", M, N, K);
+        CHECK_MEM_EQ(weights->scale, same->scale, N * sizeof *same->scale);
+        int8_t *q = malloc(2 * N * K);
+        REQUIRE(q != NULL);
+        dlm__int8_integers(weights, q), dlm__int8_integers(same, q + N * K);
+        CHECK_MEM_EQ(q, q + N * K, N * K);
+        free(q);
+        dlm__int8_matmul(compute, M, x, weights, 0, N, bias, y.x);
+        dlm__int8_matmul(plain, M, x, weights, 0, N, bias, want.x);
+        check_agree(y.x, want.x, DLM_F32, M * N, 3e-7, "int8 product");
+        for (size_t m = 0; m < M; m++)
+            for (size_t n = 0; n < N; n++) {
+                double sum = (double)bias[n], off = 1e-5, reach = 0;
+                for (size_t i = 0; i < K; i++) {
+                    sum += (double)x[m * K + i] * (double)w[n * K + i];
+                    reach = fmax(reach, fabs((double)x[m * K + i]));
+                }
+                for (size_t i = 0; i < K; i++)
+                    off += 0.51 * (reach / 127 * fabs((double)w[n * K + i]) +
+                                   (double)weights->scale[n] * fabs((double)x[m * K + i]));
+                CHECK_CLOSE(((float *)want.x)[m * N + n], sum,
+                            off + 0.3 * (double)K * reach / 127 * (double)weights->scale[n]);
+            }
+        const size_t unit = dlm__int8_unit(), first = N / 2 / unit * unit, n = N - first;
+        dlm__int8_matmul(compute, M, x, weights, first, n, bias + first, want.x);
+        for (size_t m = 0; m < M; m++)
+            CHECK_MEM_EQ((float *)want.x + m * n, (float *)y.x + m * N + first, n * sizeof(float));
+        dlm__int8_free(weights), dlm__int8_free(same);
+        buffer_free(y), buffer_free(want);
+        free(x), free(w), free(bias);
+    }
+}
+
+TEST(near_the_product) {
+    for_each_isa(rounded);
+}
+
+/* Rows of zeros, tiny ones, and ones with a value that is not finite. */
+static void odd_rows(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    enum { M = 6, N = 3, K = 19 };
+    float x[M * K], y[M * N], *w = random_floats((size_t)N * K, 1, 1),
+                              *noise = random_floats((size_t)M * K, 1, 2);
+    memcpy(x, noise, sizeof x);
+    memset(x, 0, K * sizeof *x);
+    for (size_t i = 0; i < K; i++) x[K + i] = 1e-44F;
+    x[2 * K + 18] = NAN;
+    x[3 * K] = INFINITY;
+    x[4 * K + 8] = -INFINITY;
+    memset(w + K, 0, K * sizeof *w);
+    dlm_int8 *weights = make(compute, N, K, w);
+    REQUIRE(weights != NULL);
+    dlm__int8_matmul(compute, M, x, weights, 0, N, NULL, y);
+    for (size_t n = 0; n < N; n++) {
+        CHECK(y[n] == 0 && fabsf(y[N + n]) < 1e-40F);
+        for (size_t m = 2; m < 5; m++) CHECK(isnan(y[m * N + n]));
+        CHECK(n == 1 ? y[5 * N + n] == 0 : isfinite(y[5 * N + n]));
+    }
+    dlm__int8_free(weights);
+    free(w), free(noise);
+}
+
+TEST(rows_that_are_odd) {
+    for_each_isa(odd_rows);
+}
