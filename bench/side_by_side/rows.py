@@ -365,7 +365,17 @@ def encode(setting: Setting, goal):
         figures = in_turn([ours], [theirs], setting.size.rounds, "seconds", False)
         rates = {name: [megabytes / s for s in seconds] for name, seconds in figures.items()}
         lines.append(
-            ratio_line("encode", f"encode, threads: {threads}", "here", rates, ["tokenizers"], "MB/s", True, goal)
+            ratio_line(
+                "encode",
+                f"encode, threads: {threads}",
+                "here",
+                rates,
+                ["tokenizers"],
+                "MB/s",
+                True,
+                goal,
+                said_of([theirs]),
+            )
         )
     return lines
 
@@ -381,7 +391,8 @@ def tokenizer_train(setting: Setting, goal):
         return {"seconds": time.perf_counter() - start}
 
     job = {"job": "tokenizer_train", "stories": str(stories), "vocab_size": VOCABULARY}
-    figures = in_turn([Side("here", once)], [Worker(setting, "tokenizers", job)], setting.size.rounds, "seconds", False)
+    theirs = Worker(setting, "tokenizers", job)
+    figures = in_turn([Side("here", once)], [theirs], setting.size.rounds, "seconds", False)
     return [
         ratio_line(
             "tokenizer-train",
@@ -392,7 +403,7 @@ def tokenizer_train(setting: Setting, goal):
             "s",
             False,
             goal,
-            "ours with process start, reading and writing; theirs from memory",
+            said_of([theirs]) or "ours with process start, reading and writing; theirs from memory",
         )
     ]
 

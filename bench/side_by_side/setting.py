@@ -36,7 +36,7 @@ class Size:
 
 SIZES = {
     "full": Size(5, "small", "base", 3, (32, 16), 4, 80, 80, 1.0, True, 1800, "train", 1000, 500),
-    "quick": Size(2, "small", "base", 1, (32, 16), 4, 80, 8, 0.2, False, 40, "train", 0, 0, 2),
+    "quick": Size(2, "small", "base", 1, (32, 16), 4, 80, 8, 0.2, False, 40, "valid", 0, 0, 4),
     "test": Size(2, "tiny", "tiny", 1, (4, 2), 2, 16, 4, 0.01, False, 120, "valid", 20, 16, 16),
 }
 
