@@ -120,7 +120,7 @@ static char *way_to_blob(const char *file, const char *hash) {
 
 /* Is that what a file system says that has no such thing as a link, or a lock? */
 static bool is_lack(int code) {
-    return code == EPERM || code == ENOSYS || code == ENOTSUP || code == EOPNOTSUPP || code == ENOLCK;
+    return code == EPERM || code == ENOSYS || code == EOPNOTSUPP || code == ENOLCK;
 }
 
 /* Where there is a link already it is left if it leads to a file; one that leads nowhere is replaced. Without

@@ -14,6 +14,13 @@
 
 #define LARGE (((size_t)4 << 30) + 3 * 65536 + 5)
 
+/* The sanitizer would spend a long time on what it does not see: libdeflate and the kernel. */
+#ifdef __SANITIZE_ADDRESS__
+static const bool whole = false;
+#else
+static const bool whole = true;
+#endif
+
 static const void *zeros;    /* (LARGE) that are written */
 static unsigned char *large; /* (LARGE) where they are read to */
 
@@ -88,7 +95,7 @@ static void check_reading(const char *path) {
     check_small(zip, "x/data/1", "behind");
     const dlm_zip_entry *entry = dlm__zip_find(zip, "x/data/0");
     large = map_memory(PROT_READ | PROT_WRITE);
-    if (CHECK(entry != NULL && entry->size == LARGE && large != NULL))
+    if (CHECK(entry != NULL && entry->size == LARGE && large != NULL) && whole)
         CHECK_OK(dlm__zip_read(zip, entry, large, &err), &err);
     if (large != NULL) (void)munmap(large, LARGE);
     large = NULL;
