@@ -8,6 +8,7 @@ from .hub import Downloaded, download
 from .likelihood import Bound, CurvePoint, Evaluation, Nelbo, Pair, Score, evaluate_pair
 from .lm import DiffusionLM
 from .model import Config, Model, Parameters, convert
+from .ranks import Ranks
 from .sampling import FillOptions, RefineOptions, Sampled, SampleOptions, Step
 from .speed import Speed
 from .stream import StreamStep
@@ -41,6 +42,7 @@ __all__ = [
     "Pair",
     "Parameters",
     "prepare",
+    "Ranks",
     "RefineOptions",
     "Report",
     "Sampled",

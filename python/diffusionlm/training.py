@@ -23,6 +23,7 @@ from .data import Data, DataInfo
 from .documents import Paths
 from .model import Config
 from .progress import Display, Pace, Shown, choose_display, clock_text, count_text, showing
+from .ranks import Ranks
 from .sampling import known, takes
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class TrainOptions(TypedDict, total=False):
     save_every: int | None
     eval_documents: int | None
     keep: int | None
+    ranks: Ranks | None
 
 
 class TextOptions(TypedDict, total=False):
@@ -121,6 +123,7 @@ _documentation = {
     "save_every": "steps between checkpoints; 0 is only the last",
     "eval_documents": "documents that an evaluation reads at most; 0 is all",
     "keep": "newest checkpoints kept, besides the best; 0 is all",
+    "ranks": "the processes that train together; every one has the same options",
     "tokenizer": "with files: a folder or tokenizer.json to use in place of a new tokenizer",
     "vocab_size": "with files: tokens of the new tokenizer; 1024 to 8192 by the size of the text if not given",
     "format": 'with files: "separated", "lines", "jsonl" or "whole", as Documents has it',
@@ -210,6 +213,9 @@ def _train_options(data: Any, run: str | os.PathLike[str] | None, given: dict[st
         raise errors.ArgumentError(f"{' and '.join(lengths)} are given, and a run has one length")
     if lengths:
         options.struct.minutes, options.struct.steps, options.struct.epochs = 0, 0, 0
+    ranks = given.pop("ranks", None)
+    if ranks is not None:
+        options.struct.ranks = options.keep(ranks)._pointer
     given["data"], given["run"] = _folder(data), run
     given["eval_data"] = _folder(given.get("eval_data"))
     for name, value in given.items():
@@ -294,7 +300,8 @@ class Trainer:
                 print(report.step, report.loss)
 
     Leaving the with block, also by Ctrl-C, saves the state, and the run can be resumed from there exactly; only what
-    the library itself says went wrong does not save. Used by one thread at a time.
+    the library itself says went wrong does not save. Used by one thread at a time. Of several ranks none saves because
+    of an exception, which the others know nothing of.
     """
 
     @takes(RunOptions, _documentation)
@@ -321,6 +328,7 @@ class Trainer:
             raise errors.ArgumentError("data and files exclude each other")
         made = _train_options(data, run, given)
         _data_of_run(files, run, made, text, progress)
+        self._ranks: Ranks | None = given.get("ranks")
         trainer = ffi.new("dlm_trainer **")
         call(lib.dlm_trainer_create, made.struct, trainer)
         self._pointer: Any = ffi.gc(trainer[0], lib.dlm_trainer_free)
@@ -382,8 +390,11 @@ class Trainer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: object) -> None:
+        alone = self._ranks is None or self._ranks.size == 1
         try:
-            if self._pointer is not None and self._stepped and not isinstance(exception, errors.DiffusionLMError):
+            if self._pointer is None or not self._stepped or isinstance(exception, errors.DiffusionLMError):
+                return
+            if exception is None or alone:
                 self.save()
         finally:
             self.close()
@@ -434,19 +445,25 @@ def train(
 
     data: shards that prepare made. run: the folder for checkpoints, log.csv, TensorBoard's files and samples.txt.
     files: text files in place of data, of which tokenizer and shards are made in the run's folder first, as far as they
-    are not there yet. callback(report): called after each step; a true value stops. progress: "auto" (a bar on a
-    terminal and in a notebook), True (lines elsewhere) or False.
+    are not there yet. callback(report): called after each step; a true value stops (of one rank, all of them).
+    progress: "auto" (a bar on a terminal and in a notebook), True (lines elsewhere) or False; rank 0 alone shows it.
 
     However it is stopped, by the callback, by an exception of its, or by Ctrl-C (which comes out as KeyboardInterrupt),
     the state is saved, and resume=True goes on with the same bytes as a run that was never stopped.
     """
+    ranks = options.get("ranks")
+    if ranks is not None and ranks.rank > 0:
+        progress = False
     display = choose_display(progress)
     try:
         with Trainer(data, run, files=files, progress=progress, **options) as trainer:
             shown = _Shown(display)
             for report in trainer:
                 shown.see(report, trainer.finished)
-                if callback is not None and callback(report):
+                stop = callback is not None and bool(callback(report))
+                if ranks is not None:
+                    stop = bool(ranks.max(stop))
+                if stop:
                     break
             return trainer.report if trainer.report is not None else trainer.step()
     finally:

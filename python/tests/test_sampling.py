@@ -295,8 +295,7 @@ def test_every_call_and_every_option_has_its_twin():
     assert len(calls) > 70
     text = "\n".join(sources.values())
     missing = sorted(name for name in calls if not re.search(rf"\b{name}\b", text))
-    # several processes train by MPI, which the library in a wheel is built without
-    assert [name for name in missing if not name.startswith("dlm_ranks_")] == []
+    assert missing == []
 
     internal = {
         "user": "the handle of what watches",
@@ -308,7 +307,6 @@ def test_every_call_and_every_option_has_its_twin():
         "sample": "of dlm_fill_options: its fields are keywords of fill",
         "sampler": "of dlm_score_options: its fields are keywords of score",
         "kind": "of dlm_hub_options: download's dataset",
-        "ranks": "of dlm_train_options: see above",
     }
     structs = re.findall(r"^} (dlm_\w+_options);", header, re.MULTILINE)
     assert len(structs) >= 14
