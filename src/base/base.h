@@ -75,7 +75,7 @@ char *dlm__copy_bytes(const void *bytes, size_t n);
 /* One block of memory, handed out in order. The layout function of a structure runs twice: once over an arena
  * with base NULL, where take() returns NULL and only counts; once over the block that was then allocated. */
 typedef struct dlm_arena {
-    unsigned char *base;
+    unsigned char *block, *base; /* what was allocated, and its first aligned byte */
     size_t used, size;
     bool overflow; /* a size did not fit size_t while measuring */
 } dlm_arena;

@@ -84,16 +84,21 @@ void *dlm__arena_take(dlm_arena *arena, size_t count, size_t size) {
 dlm_status dlm__arena_allocate(dlm_arena *arena, const char *what, dlm_error *err) {
     size_t bytes = arena->used > 0 ? arena->used : DLM_ALIGN;
     if (arena->overflow) return dlm__fail_memory(err, what, SIZE_MAX);
-    arena->base = aligned_alloc(DLM_ALIGN, bytes);
-    if (arena->base == NULL) return dlm__fail_memory(err, what, bytes);
-    memset(arena->base, 0, bytes);
+    const size_t align = bytes < LARGE ? DLM_ALIGN : LARGE_PAGE;
+    /* What comes fresh from the system is zero already, and not touched before it is used. */
+    arena->block = bytes <= SIZE_MAX - align ? calloc(bytes + align, 1) : NULL;
+    if (arena->block == NULL) return dlm__fail_memory(err, what, bytes);
+    arena->base = arena->block + (align - (uintptr_t)arena->block % align);
+#ifdef MADV_HUGEPAGE
+    if (bytes >= LARGE) (void)madvise(arena->base, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
+#endif
     arena->size = bytes;
     arena->used = 0;
     return DLM_OK;
 }
 
 void dlm__arena_free(dlm_arena *arena) {
-    free(arena->base);
+    free(arena->block);
     *arena = (dlm_arena){0};
 }
 
