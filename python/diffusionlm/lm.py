@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -45,12 +44,7 @@ def tokenizer_from(value: Any) -> Tokenizer:
     backend = getattr(value, "backend_tokenizer", value)
     if not hasattr(backend, "to_str"):
         raise TypeError(f"tokenizer is a {type(value).__name__}; a path, a Tokenizer or one of Hugging Face is needed")
-    written = json.loads(backend.to_str())
-    # transformers puts a template around texts; one that adds nothing is none
-    around = written.get("post_processor") or {}
-    if around.get("type") == "TemplateProcessing" and not around.get("special_tokens"):
-        written["post_processor"] = None
-    return Tokenizer.parse(json.dumps(written))
+    return Tokenizer.parse(backend.to_str())
 
 
 def fresh_seed(seed: int | None) -> int:

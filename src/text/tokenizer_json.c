@@ -65,6 +65,15 @@ static dlm_status read_byte_level(const reader *r, const json_t *root, const cha
     return read_optional_bool(r, part, key, "use_regex", &value->use_regex);
 }
 
+/* A template that is the text alone, without special tokens: `transformers` writes one where there was none.
+ */
+static bool adds_nothing(const json_t *post) {
+    const char *type = json_string_value(json_object_get(post, "type"));
+    const json_t *single = json_object_get(post, "single"), *only = json_array_get(single, 0);
+    return type != NULL && strcmp(type, "TemplateProcessing") == 0 && json_array_size(single) == 1 &&
+           json_is_object(json_object_get(only, "Sequence"));
+}
+
 static dlm_status read_frame(const reader *r, const json_t *root) {
     static const char *const refused[] = {"truncation", "padding", "normalizer"};
     dlm_tokenizer *t = r->tokenizer;
@@ -82,7 +91,8 @@ static dlm_status read_frame(const reader *r, const json_t *root) {
     }
     DLM_TRY(read_byte_level(r, root, "pre_tokenizer", &t->pre));
     DLM_TRY(read_byte_level(r, root, "decoder", &t->decoder));
-    t->has_post = !is_absent(root, "post_processor");
+    t->has_post =
+        !is_absent(root, "post_processor") && !adds_nothing(json_object_get(root, "post_processor"));
     return t->has_post ? read_byte_level(r, root, "post_processor", &t->post) : DLM_OK;
 }
 

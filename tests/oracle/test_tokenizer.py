@@ -370,6 +370,10 @@ def test_saved_tokenizer_loads_in_both_libraries(tmp_path, golden):
             assert plain.encode(text).ids == ids
             assert fast.encode(text) == ids, text
             assert fast.decode(ids, skip_special_tokens=True) == ours.decode(ids)
+        fast.save_pretrained(tmp_path / "again")  # which puts a template around texts that adds nothing
+        same_everywhere(fast.backend_tokenizer, rng, [random_text(rng) for _ in range(100)], 0)
+        again = Ours.parse((tmp_path / "again" / "tokenizer.json").read_text())
+        assert again.encode(text) == ids
 
 
 def test_saved_options_are_kept(tmp_path):

@@ -173,6 +173,11 @@ TEST(parts_that_are_not_supported) {
     check_refused("\"padding\": null", "\"padding\": {}", DLM_UNSUPPORTED, "padding");
     check_refused("\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\"}",
                   DLM_UNSUPPORTED, "post_processor \"TemplateProcessing\"");
+    check_refused(
+        "\"post_processor\": null",
+        "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": "
+        "{\"id\": \"A\", \"type_id\": 0}}, {\"SpecialToken\": {\"id\": \"[MASK]\", \"type_id\": 0}}]}",
+        DLM_UNSUPPORTED, "post_processor \"TemplateProcessing\"");
     check_refused("{\"type\": \"ByteLevel\"", "{\"type\": \"Whitespace\"", DLM_UNSUPPORTED,
                   "pre_tokenizer \"Whitespace\"");
     check_refused("\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"WordPiece\"",
@@ -198,6 +203,10 @@ TEST(parts_at_their_defaults) {
         "\"post_processor\": null",
         "\"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": false}",
         "ab", "6");
+    check_changed("\"post_processor\": null",
+                  "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": "
+                  "{\"id\": \"A\", \"type_id\": 0}}], \"pair\": [], \"special_tokens\": {}}",
+                  "ab", "6");
     check_changed(", \"use_regex\": true", "", "ab c", "6 3 2");
 }
 
