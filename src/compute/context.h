@@ -61,8 +61,11 @@ void dlm__onednn_free(dlm_onednn *onednn);
 bool dlm__onednn_has_bf16(const dlm_onednn *onednn);
 /* Whether they are faster than those of float32. */
 bool dlm__onednn_bf16_fast(void);
-/* The product; rows of Y are `stride` floats apart. */
-dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, const void *A, const void *B,
-                               const float *bias, float *Y, size_t stride, dlm_error *err);
+/* Elements between the rows of a product's matrices as they are stored. */
+typedef struct dlm_strides {
+    size_t A, B, Y;
+} dlm_strides;
+dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, dlm_strides strides,
+                               const void *A, const void *B, const float *bias, float *Y, dlm_error *err);
 
 #endif

@@ -38,54 +38,79 @@ static void plain(dlm_compute *compute, const dlm_product *product, const void *
 
 #ifdef DLM_BACKEND_ONEDNN
 
-/* Rows, columns and depth of the blocks that are widened at a time: their copies stay in the cache that the
- * cores share, and there are few shapes. */
-#define BLOCK ((size_t)512)
+/* Rows or columns of the blocks that are copied at a time, and their depth: the copies stay in the cache that
+ * the cores share, and there are few shapes. */
+#define BLOCK_SIDE  ((size_t)1024)
+#define BLOCK_DEPTH ((size_t)256)
+/* Behind each row of a copy. Rows a power of two apart would all fall on the same few sets of the first
+ * cache. */
+#define BLOCK_GAP ((size_t)16)
 
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-/* The block (rows, columns) at (row, column) of a stored matrix that is `stride` wide, as float32. */
-static void widen(dlm_compute *compute, const dlm_bf16 *x, size_t stride, size_t row, size_t column,
-                  size_t rows, size_t columns, float *to) {
+/* The block (rows, columns) at (row, column) of a stored matrix that is `stride` wide, as float32 with rows
+ * columns + BLOCK_GAP apart. */
+static void copy_block(dlm_compute *compute, const void *x, dlm_dtype type, size_t stride, size_t row,
+                       size_t column, size_t rows, size_t columns, float *to) {
     const int team = dlm__team(rows * columns, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (size_t r = 0; r < rows; r++)
-        compute->kernels->from_bf16(columns, x + (row + r) * stride + column, to + r * columns);
+    for (size_t r = 0; r < rows; r++) {
+        const void *from = dlm__const_element(x, type, (row + r) * stride + column);
+        float *at = to + r * (columns + BLOCK_GAP);
+        if (type == DLM_BF16)
+            compute->kernels->from_bf16(columns, from, at);
+        else
+            memcpy(at, from, columns * sizeof *at);
+    }
 }
 
-/* A bfloat16 product where oneDNN has none, or a slow one: blocks of both operands are widened and multiplied
- * in float32, which is the same but for the order of the sums. */
-static dlm_status widened(dlm_compute *compute, const dlm_product *product, const dlm_bf16 *A,
-                          const dlm_bf16 *B, const float *bias, float *Y) {
+/* The same product by blocks of both operands, copied as float32, but for the order of the sums. */
+static dlm_status by_blocks(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
+                            const float *bias, float *Y) {
     const size_t M = product->M, N = product->N, K = product->K;
+    /* The longer rows make the larger copy. */
+    const size_t room = BLOCK_SIDE * BLOCK_DEPTH + BLOCK_SIDE * BLOCK_GAP;
     size_t stride = 0;
-    float *a = dlm__scratch(compute, 2, BLOCK * BLOCK, &stride), *b = a + stride;
+    float *a = dlm__scratch(compute, 2, room, &stride), *b = a + stride;
     if (a == NULL) return compute->error.status;
-    for (size_t j = 0; j < N; j += BLOCK)
-        for (size_t k = 0; k < K; k += BLOCK) {
+    for (size_t j = 0; j < N; j += BLOCK_SIDE)
+        for (size_t k = 0; k < K; k += BLOCK_DEPTH) {
             dlm_product block = *product;
             block.type = DLM_F32;
-            block.N = least(BLOCK, N - j);
-            block.K = least(BLOCK, K - k);
+            block.N = least(BLOCK_SIDE, N - j);
+            block.K = least(BLOCK_DEPTH, K - k);
             block.accumulate = product->accumulate || k > 0;
             if (product->transpose_b)
-                widen(compute, B, K, j, k, block.N, block.K, b);
+                copy_block(compute, B, product->type, K, j, k, block.N, block.K, b);
             else
-                widen(compute, B, N, k, j, block.K, block.N, b);
-            for (size_t i = 0; i < M; i += BLOCK) {
-                block.M = least(BLOCK, M - i);
+                copy_block(compute, B, product->type, N, k, j, block.K, block.N, b);
+            for (size_t i = 0; i < M; i += BLOCK_SIDE) {
+                block.M = least(BLOCK_SIDE, M - i);
                 if (product->transpose_a)
-                    widen(compute, A, M, k, i, block.K, block.M, a);
+                    copy_block(compute, A, product->type, M, k, i, block.K, block.M, a);
                 else
-                    widen(compute, A, K, i, k, block.M, block.K, a);
-                DLM_TRY(dlm__onednn_product(compute->onednn, &block, a, b,
-                                            bias == NULL || k > 0 ? NULL : bias + j, Y + i * N + j, N,
+                    copy_block(compute, A, product->type, K, i, k, block.M, block.K, a);
+                const dlm_strides strides = {.A = (product->transpose_a ? block.M : block.K) + BLOCK_GAP,
+                                             .B = (product->transpose_b ? block.K : block.N) + BLOCK_GAP,
+                                             .Y = N};
+                DLM_TRY(dlm__onednn_product(compute->onednn, &block, strides, a, b,
+                                            bias == NULL || k > 0 ? NULL : bias + j, Y + i * N + j,
                                             &compute->error));
             }
         }
     return DLM_OK;
+}
+
+/* oneDNN has no bfloat16 products here, or slow ones. Or it would read columns of A for a narrow result, as
+ * a weight's gradient does, with either operand's rows whole kilobytes apart: that takes up to twice the time
+ * of all copies and the product of them (docs/performance.md). */
+static bool wants_blocks(const dlm_compute *compute, const dlm_product *product) {
+    const size_t M = product->M, N = product->N;
+    if (product->type == DLM_BF16) return compute->widen_bf16;
+    return product->transpose_a && !product->transpose_b && least(M, N) <= 512 &&
+           (M % 256 == 0 || N % 256 == 0);
 }
 #endif
 
@@ -106,10 +131,13 @@ void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A
     }
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn != NULL) {
-        if (product->type == DLM_BF16 && compute->widen_bf16)
-            (void)widened(compute, product, A, B, bias, Y);
+        const dlm_strides tight = {.A = product->transpose_a ? product->M : product->K,
+                                   .B = product->transpose_b ? product->K : product->N,
+                                   .Y = product->N};
+        if (wants_blocks(compute, product))
+            (void)by_blocks(compute, product, A, B, bias, Y);
         else
-            (void)dlm__onednn_product(compute->onednn, product, A, B, bias, Y, product->N, &compute->error);
+            (void)dlm__onednn_product(compute->onednn, product, tight, A, B, bias, Y, &compute->error);
         return;
     }
 #endif

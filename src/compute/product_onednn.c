@@ -13,7 +13,7 @@ enum { SOURCE, WEIGHTS, BIAS, TARGET, OPERANDS };
 /* What distinguishes one prepared product from another. */
 typedef struct shape {
     dlm_product product;
-    size_t stride; /* between rows of Y, in floats */
+    dlm_strides strides;
     bool bias;
     size_t threads; /* oneDNN divides the work when it prepares */
 } shape;
@@ -113,13 +113,12 @@ static dnnl_status_t describe_matrix(description *d, size_t rows, size_t columns
 
 static dnnl_status_t describe_operands(description *d, const shape *s) {
     const dlm_product *p = &s->product;
-    dnnl_status_t status =
-        describe_matrix(&d[SOURCE], p->M, p->K, p->transpose_a ? p->M : p->K, p->transpose_a, p->type);
+    dnnl_status_t status = describe_matrix(&d[SOURCE], p->M, p->K, s->strides.A, p->transpose_a, p->type);
     if (status == dnnl_success)
-        status =
-            describe_matrix(&d[WEIGHTS], p->K, p->N, p->transpose_b ? p->K : p->N, p->transpose_b, p->type);
+        status = describe_matrix(&d[WEIGHTS], p->K, p->N, s->strides.B, p->transpose_b, p->type);
     if (status == dnnl_success) status = describe_matrix(&d[BIAS], 1, p->N, p->N, false, DLM_F32);
-    if (status == dnnl_success) status = describe_matrix(&d[TARGET], p->M, p->N, s->stride, false, DLM_F32);
+    if (status == dnnl_success)
+        status = describe_matrix(&d[TARGET], p->M, p->N, s->strides.Y, false, DLM_F32);
     return status;
 }
 
@@ -168,7 +167,8 @@ static bool same(const shape *a, const shape *b) {
     const dlm_product *p = &a->product, *q = &b->product;
     return p->M == q->M && p->N == q->N && p->K == q->K && p->transpose_a == q->transpose_a &&
            p->transpose_b == q->transpose_b && p->accumulate == q->accumulate && p->type == q->type &&
-           a->stride == b->stride && a->bias == b->bias && a->threads == b->threads;
+           a->strides.A == b->strides.A && a->strides.B == b->strides.B && a->strides.Y == b->strides.Y &&
+           a->bias == b->bias && a->threads == b->threads;
 }
 
 static size_t place(const shape *s, size_t capacity) {
@@ -177,7 +177,9 @@ static size_t place(const shape *s, size_t capacity) {
         p->M,
         p->N,
         p->K,
-        s->stride,
+        s->strides.A,
+        s->strides.B,
+        s->strides.Y,
         s->threads,
         (uint64_t)p->transpose_a | (uint64_t)p->transpose_b << 1 | (uint64_t)p->accumulate << 2 |
             (uint64_t)s->bias << 3 | (uint64_t)p->type << 4,
@@ -217,8 +219,9 @@ dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err) {
         status = dnnl_stream_create(&made->stream, made->engine, dnnl_stream_default_flags);
     if (status != dnnl_success)
         return dlm__fail(err, DLM_COMPUTE, "oneDNN has no processor to run on: status %d", (int)status);
-    const shape probe = {
-        .product = {.M = 16, .N = 16, .K = 16, .type = DLM_BF16}, .stride = 16, .threads = dlm__threads()};
+    const shape probe = {.product = {.M = 16, .N = 16, .K = 16, .type = DLM_BF16},
+                         .strides = {16, 16, 16},
+                         .threads = dlm__threads()};
     prepared entry = {.primitive = NULL};
     made->has_bf16 = prepare(&entry, &probe, made->engine) == dnnl_success;
     release(&entry);
@@ -251,9 +254,10 @@ bool dlm__onednn_bf16_fast(void) {
 #endif
 }
 
-dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, const void *A, const void *B,
-                               const float *bias, float *Y, size_t stride, dlm_error *err) {
-    const shape s = {.product = *product, .stride = stride, .bias = bias != NULL, .threads = dlm__threads()};
+dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, dlm_strides strides,
+                               const void *A, const void *B, const float *bias, float *Y, dlm_error *err) {
+    const shape s = {
+        .product = *product, .strides = strides, .bias = bias != NULL, .threads = dlm__threads()};
     if (!make_room(onednn)) return dlm__fail_memory(err, "prepared products", onednn->capacity);
     prepared *entry = slot(onednn->table, onednn->capacity, &s);
     if (entry->primitive == NULL) {

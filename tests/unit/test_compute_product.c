@@ -7,9 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const size_t shapes[][3] = {{1, 1, 1},    {1, 7, 5},     {5, 1, 3},     {16, 33, 20},  {32, 60, 159},
-                                   {17, 16, 1},  {0, 4, 3},     {4, 0, 3},     {3, 4, 0},     {96, 128, 64},
-                                   {70, 67, 45}, {520, 20, 30}, {20, 530, 30}, {20, 30, 1100}}; /* M, N, K */
+static const size_t shapes[][3] = {
+    {1, 1, 1},    {1, 7, 5},      {5, 1, 3},      {16, 33, 20},  {32, 60, 159},
+    {17, 16, 1},  {0, 4, 3},      {4, 0, 3},      {3, 4, 0},     {96, 128, 64},
+    {70, 67, 45}, {20, 30, 1100}, {1280, 3, 270}, {3, 1280, 270}}; /* M, N, K */
 
 static double element(const float *x, bool transposed, size_t rows, size_t columns, size_t i, size_t j) {
     return (double)(transposed ? x[j * rows + i] : x[i * columns + j]);
