@@ -1,7 +1,8 @@
 /* Reading zip archives: stored or deflated entries, zip64. libzip reads the directory and inflates; what it
  * leaves to its callers is here: an archive is refused whose entries together claim more bytes than the file
  * has (entries that overlap), that has a name twice, or that claims to inflate to far more than weights can.
- * Every entry that is read is held against its checksum, unless the archive has none at all. Writing is in zip_write.h. */
+ * Every entry that is read is held against its checksum, unless the archive has none at all. Writing is in
+ * zip_write.h. */
 #ifndef DLM_ZIP_H
 #define DLM_ZIP_H
 
