@@ -83,6 +83,27 @@ static void products(bench *b) {
         }
 }
 
+/* Products of few rows, as sampling has them: of 8-bit weights, each behind its float32. */
+static void int8_products(bench *b) {
+    static const size_t shapes[][3] = {{80, 768, 256},   {320, 768, 256},  {320, 1024, 256}, {320, 256, 1024},
+                                       {80, 2304, 768},  {320, 2304, 768}, {320, 768, 768},  {320, 3072, 768},
+                                       {320, 768, 3072}, {160, 8192, 256}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const size_t M = shapes[i][0], N = shapes[i][1], K = shapes[i][2];
+        float *x = floats(M * K), *w = floats(N * K), *y = floats(M * N);
+        dlm_int8 *weights;
+        if (dlm__int8_create(b->compute, N, K, w, &weights, NULL) != DLM_OK) abort();
+        double seconds;
+        char what[80];
+        (void)product(b, M, N, K, false, true, DLM_F32);
+        BEST(seconds, dlm__int8_matmul(b->compute, M, x, weights, 0, N, NULL, y));
+        snprintf(what, sizeof what, "product %zu %zu %zu B' int8", M, N, K);
+        report_flops(b, what, 2.0 * (double)M * (double)N * (double)K, seconds);
+        dlm__int8_free(weights);
+        free(x), free(w), free(y);
+    }
+}
+
 static void attention(bench *b, size_t S, size_t L, size_t H, size_t D) {
     const size_t T = S * L, C = H * D;
     size_t *offsets = dlm__calloc(S + 1, sizeof *offsets);
@@ -197,6 +218,7 @@ int main(int argc, char **argv) {
     printf("%s, %s, %zu threads\n", argc > 1 ? argv[1] : dlm_instruction_set(), dlm_backend(),
            dlm__threads());
     products(&b);
+    int8_products(&b);
     attention(&b, 10, 200, 8, 32);
     attention(&b, 10, 200, 4, 32);
     attention(&b, 8, 256, 12, 64);

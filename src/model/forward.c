@@ -246,12 +246,17 @@ static void normalise_rows(dlm_workspace *w, const dlm_network *network) {
     dlm__zero_tail(w->final_a, w->R, dlm__round_up(w->R, w->chunk), C, w->type);
 }
 
-/* Logits of rows first .. first + n - 1 into out (n rounded, V). */
+/* Rows that a product of the final layer takes for n: float ones are rounded, those of integers are not. */
+static size_t logit_rows(const dlm_workspace *w, const dlm_network *network, size_t n) {
+    return network->int8 != NULL ? n : dlm__round_rows(w->compute, n);
+}
+
+/* Logits of rows first .. first + n - 1 into out (logit_rows, V). */
 static void compute_logits(dlm_workspace *w, const dlm_network *network, size_t first, size_t n, float *out) {
     const dlm_layout *layout = w->layout;
     size_t C = layout->config.hidden_size;
     const unsigned char *a = (const unsigned char *)w->final_a + first * C * dlm__dtype_size(w->type);
-    dlm__linear(w, network, dlm__round_rows(w->compute, n), C, layout->config.vocab_size, a, layout->final_w,
+    dlm__linear(w, network, logit_rows(w, network, n), C, layout->config.vocab_size, a, layout->final_w,
                 layout->final_b, out);
 }
 
@@ -268,7 +273,7 @@ dlm_status dlm__forward(dlm_workspace *workspace, const dlm_network *network, co
     normalise_rows(w, network);
     for (size_t first = 0, n; first < w->R; first += n) {
         n = chunk_at(w, first);
-        bool fits = dlm__round_rows(w->compute, n) == n;
+        bool fits = logit_rows(w, network, n) == n;
         compute_logits(w, network, first, n, fits ? logits + first * V : w->logits);
         if (!fits) memcpy(logits + first * V, w->logits, n * V * sizeof *logits);
     }
