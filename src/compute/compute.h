@@ -69,6 +69,8 @@ void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A
 typedef struct dlm_int8 {
     size_t N, K;
     int8_t *panels; /* as the kernels read it */
+    int8_t *rows;   /* (N,K) as oneDNN reads it; NULL unless the context that made it uses that */
+    int32_t *sums;  /* (N) of each row's integers */
     float *scale;   /* (N) */
 } dlm_int8;
 /* From w (N,K), which is finite. A row of more than 2^17 weights, whose sum might not fit, is
@@ -82,6 +84,8 @@ void dlm__int8_integers(const dlm_int8 *weights, int8_t *q);
 void dlm__int8_values(const dlm_int8 *weights, float *w);
 /* Columns of weights that lie together: a product can begin at a multiple of it. */
 size_t dlm__int8_unit(void);
+/* Whether products of so many rows need no preparation, so that these need not be rounded. */
+bool dlm__int8_any_rows(const dlm_compute *compute);
 /* Y (M,n) = X (M,K) W^T + bias (n), W the rows first .. first + n - 1 of the weights. Each row of X is
  * rounded to 8 bits by its own scale; the sums are exact. A row of X with a value that is not finite gives no
  * numbers.

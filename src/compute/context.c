@@ -95,6 +95,7 @@ dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error
             dlm__compute_free(made);
             return status;
         }
+        made->onednn_int8 = dlm__onednn_int8_exact();
         made->widen_bf16 = !dlm__onednn_bf16_fast() || !dlm__onednn_has_bf16(made->onednn);
     }
 #endif

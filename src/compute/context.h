@@ -11,6 +11,7 @@ struct dlm_compute {
     const dlm_kernels *kernels;
     dlm_onednn *onednn; /* NULL: products by plain loops */
     bool widen_bf16;    /* oneDNN gets bfloat16 operands widened to float32 */
+    bool onednn_int8;   /* products of 8-bit integers are oneDNN's */
     unsigned char *scratch;
     size_t scratch_size; /* bytes */
     dlm_error error;     /* the first failure; status DLM_OK while there is none */
@@ -61,11 +62,14 @@ void dlm__onednn_free(dlm_onednn *onednn);
 bool dlm__onednn_has_bf16(const dlm_onednn *onednn);
 /* Whether they are faster than those of float32. */
 bool dlm__onednn_bf16_fast(void);
+/* Whether its products of 8-bit integers are exact here. */
+bool dlm__onednn_int8_exact(void);
 /* Elements between the rows of a product's matrices as they are stored. */
 typedef struct dlm_strides {
     size_t A, B, Y;
 } dlm_strides;
+/* Of type DLM_I8: A unsigned, B signed, Y int32_t. */
 dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, dlm_strides strides,
-                               const void *A, const void *B, const float *bias, float *Y, dlm_error *err);
+                               const void *A, const void *B, const float *bias, void *Y, dlm_error *err);
 
 #endif

@@ -30,6 +30,7 @@
     X(cross_entropy)           \
     X(quantise)                \
     X(int8_panel)              \
+    X(int8_values)             \
     X(sum_of_squares)          \
     X(adamw)                   \
     X(muon_momentum)           \

@@ -98,3 +98,23 @@ void KERNEL(int8_panel)(const dlm_int8_operands *x, float *y, size_t stride) {
     for (; i + 2 <= x->rows; i += 2) tile(x, 2, i, y, stride);
     for (; i < x->rows; i++) tile(x, 1, i, y, stride);
 }
+
+/* ---- sums of other products --------------------------------------------------------------------------- */
+
+void KERNEL(int8_values)(size_t n, int32_t raised, const int32_t *sums, float a_scale, const float *scale,
+                         const float *bias, void *y) {
+    char *at = y;
+    for (size_t i = 0; i < n; i += W, at += W * sizeof(float)) {
+        const size_t lanes = n - i < W ? n - i : W;
+        vi sum = {0}, row = {0};
+        memcpy(&sum, at, lanes * sizeof(int32_t));
+        memcpy(&row, sums + i, lanes * sizeof(int32_t));
+        sum -= row * raised;
+        const vf scales = lanes < W ? vf_load_part(scale + i, lanes) : vf_load(scale + i);
+        const vf add = bias == NULL ? vf_all(0)
+                       : lanes < W  ? vf_load_part(bias + i, lanes)
+                                    : vf_load(bias + i);
+        const vf value = vf_fma(__builtin_convertvector(sum, vf), scales * a_scale, add);
+        memcpy(at, &value, lanes * sizeof(float));
+    }
+}

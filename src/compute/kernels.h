@@ -90,6 +90,10 @@ typedef struct dlm_kernels {
     /* y = (float)(sum of a * panel, exact) * (a_scale * scale) + bias; rows of y are `stride` floats apart.
      */
     void (*int8_panel)(const dlm_int8_operands *operands, float *y, size_t stride);
+    /* Sums of activations that were raised by `raised`, int32_t, become values of the same size in their
+     * place, y (n): (sum - raised * sums) * (a_scale * scale) + bias. */
+    void (*int8_values)(size_t n, int32_t raised, const int32_t *sums, float a_scale, const float *scale,
+                        const float *bias, void *y);
 
     double (*sum_of_squares)(size_t n, const float *x);
     void (*adamw)(size_t n, const dlm_adamw_step *step, float *p, const float *g, float *m, float *v,

@@ -37,7 +37,11 @@ static dlm_status failed(dlm_error *err, dnnl_status_t status, const char *what,
         return dlm__fail(err, DLM_MEMORY, "out of memory while oneDNN %s the product (%zu, %zu) (%zu, %zu)",
                          what, p->M, p->K, p->K, p->N);
     return dlm__fail(err, DLM_COMPUTE, "oneDNN %s the product (%zu, %zu) (%zu, %zu), %s: status %d", what,
-                     p->M, p->K, p->K, p->N, p->type == DLM_BF16 ? "bfloat16" : "float32", (int)status);
+                     p->M, p->K, p->K, p->N,
+                     p->type == DLM_I8     ? "int8"
+                     : p->type == DLM_BF16 ? "bfloat16"
+                                           : "float32",
+                     (int)status);
 }
 
 /* ---- what differs between versions 2 and 3 ------------------------------------------------------------ */
@@ -103,22 +107,31 @@ static dnnl_status_t make_plan(dnnl_primitive_desc_t *plan, dnnl_engine_t engine
 
 /* ---- preparing ---------------------------------------------------------------------------------------- */
 
+/* What an operand of a product of `type` holds; of integers A is without sign. */
+static dnnl_data_type_t type_of(int operand, dlm_dtype type) {
+    if (type == DLM_I8) return operand == SOURCE ? dnnl_u8 : operand == WEIGHTS ? dnnl_s8 : dnnl_s32;
+    return type == DLM_BF16 && operand <= WEIGHTS ? dnnl_bf16 : dnnl_f32;
+}
+
 /* A (rows, columns) matrix whose rows are `stride` elements apart, or that is stored transposed. */
 static dnnl_status_t describe_matrix(description *d, size_t rows, size_t columns, size_t stride,
-                                     bool transposed, dlm_dtype type) {
+                                     bool transposed, dnnl_data_type_t type) {
     const dnnl_dims_t dims = {(dnnl_dim_t)rows, (dnnl_dim_t)columns};
     const dnnl_dims_t strides = {transposed ? 1 : (dnnl_dim_t)stride, transposed ? (dnnl_dim_t)stride : 1};
-    return describe(d, dims, type == DLM_BF16 ? dnnl_bf16 : dnnl_f32, strides);
+    return describe(d, dims, type, strides);
 }
 
 static dnnl_status_t describe_operands(description *d, const shape *s) {
     const dlm_product *p = &s->product;
-    dnnl_status_t status = describe_matrix(&d[SOURCE], p->M, p->K, s->strides.A, p->transpose_a, p->type);
+    const dlm_dtype type = p->type;
+    dnnl_status_t status =
+        describe_matrix(&d[SOURCE], p->M, p->K, s->strides.A, p->transpose_a, type_of(SOURCE, type));
     if (status == dnnl_success)
-        status = describe_matrix(&d[WEIGHTS], p->K, p->N, s->strides.B, p->transpose_b, p->type);
-    if (status == dnnl_success) status = describe_matrix(&d[BIAS], 1, p->N, p->N, false, DLM_F32);
+        status =
+            describe_matrix(&d[WEIGHTS], p->K, p->N, s->strides.B, p->transpose_b, type_of(WEIGHTS, type));
+    if (status == dnnl_success) status = describe_matrix(&d[BIAS], 1, p->N, p->N, false, type_of(BIAS, type));
     if (status == dnnl_success)
-        status = describe_matrix(&d[TARGET], p->M, p->N, s->strides.Y, false, DLM_F32);
+        status = describe_matrix(&d[TARGET], p->M, p->N, s->strides.Y, false, type_of(TARGET, type));
     return status;
 }
 
@@ -241,6 +254,12 @@ bool dlm__onednn_has_bf16(const dlm_onednn *onednn) {
     return onednn->has_bf16;
 }
 
+/* Without VNNI its products of bytes saturate. */
+bool dlm__onednn_int8_exact(void) {
+    const unsigned vnni = dnnl_cpu_isa_avx512_core_vnni;
+    return ((unsigned)dnnl_get_effective_cpu_isa() & vnni) == vnni;
+}
+
 /* With AMX it is many times faster; with the vector instruction alone twice on AMD's processors, and half as
  * fast on Intel's (measured; oneDNN 2.6 and Zen 4, Sapphire Rapids with its AMX hidden). */
 bool dlm__onednn_bf16_fast(void) {
@@ -255,7 +274,7 @@ bool dlm__onednn_bf16_fast(void) {
 }
 
 dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, dlm_strides strides,
-                               const void *A, const void *B, const float *bias, float *Y, dlm_error *err) {
+                               const void *A, const void *B, const float *bias, void *Y, dlm_error *err) {
     const shape s = {
         .product = *product, .strides = strides, .bias = bias != NULL, .threads = dlm__threads()};
     if (!make_room(onednn)) return dlm__fail_memory(err, "prepared products", onednn->capacity);

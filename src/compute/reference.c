@@ -253,6 +253,17 @@ static void int8_panel(const dlm_int8_operands *x, float *y, size_t stride) {
         }
 }
 
+static void int8_values(size_t n, int32_t raised, const int32_t *sums, float a_scale, const float *scale,
+                        const float *bias, void *y) {
+    for (size_t i = 0; i < n; i++) {
+        int32_t sum;
+        memcpy(&sum, (char *)y + i * sizeof sum, sizeof sum);
+        const float value =
+            (float)(sum - raised * sums[i]) * (a_scale * scale[i]) + (bias == NULL ? 0 : bias[i]);
+        memcpy((char *)y + i * sizeof value, &value, sizeof value);
+    }
+}
+
 /* ---- softmax and loss --------------------------------------------------------------------------------- */
 
 static double largest_of(size_t n, const float *x) {
@@ -364,6 +375,7 @@ const dlm_kernels dlm__kernels_reference = {
     .cross_entropy = cross_entropy,
     .quantise = quantise,
     .int8_panel = int8_panel,
+    .int8_values = int8_values,
     .sum_of_squares = sum_of_squares,
     .adamw = adamw,
     .muon_momentum = muon_momentum,

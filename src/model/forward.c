@@ -246,9 +246,10 @@ static void normalise_rows(dlm_workspace *w, const dlm_network *network) {
     dlm__zero_tail(w->final_a, w->R, dlm__round_up(w->R, w->chunk), C, w->type);
 }
 
-/* Rows that a product of the final layer takes for n: float ones are rounded, those of integers are not. */
+/* Rows that a product of the final layer takes for n. */
 static size_t logit_rows(const dlm_workspace *w, const dlm_network *network, size_t n) {
-    return network->int8 != NULL ? n : dlm__round_rows(w->compute, n);
+    const bool any = network->int8 != NULL && dlm__int8_any_rows(w->compute);
+    return any ? n : dlm__round_rows(w->compute, n);
 }
 
 /* Logits of rows first .. first + n - 1 into out (logit_rows, V). */

@@ -2,6 +2,8 @@
  * all of it is near the product of what was rounded. */
 #include "compute_cases.h"
 
+#include "compute/context.h"
+
 static const size_t shapes[][3] = {/* M, N, K */
                                    {1, 1, 1},   {1, 16, 2},   {2, 17, 3},    {3, 15, 8},   {5, 33, 31},
                                    {7, 48, 64}, {16, 80, 96}, {97, 24, 200}, {200, 40, 7}, {13, 128, 1025}};
@@ -150,4 +152,40 @@ static void odd_rows(dlm_compute *plain, dlm_compute *compute) {
 
 TEST(rows_that_are_odd) {
     for_each_isa(odd_rows);
+}
+
+/* The same by oneDNN, which the machine may only use where its products of bytes do not saturate: of weights
+ * so small that they do not anywhere. */
+static void by_onednn(dlm_compute *plain, dlm_compute *compute) {
+    if (compute->onednn == NULL) return;
+    compute->onednn_int8 = true;
+    for (size_t k = 0; k < SHAPES; k++) {
+        const size_t M = shapes[k][0], N = shapes[k][1], K = shapes[k][2];
+        float *x = random_floats(M * K, 3, 3), *w = random_floats(N * K, 20, 4),
+              *bias = random_floats(N, 1, 5);
+        for (size_t i = 0; i < N * K; i++) w[i] = fminf(fmaxf(rintf(w[i]), -64), 64);
+        for (size_t n = 0; n < N; n++) {
+            w[n * K] = 127;
+            if (K > 1) w[n * K + 1] = 0;
+        }
+        buffer y = buffer_make(M * N, sizeof(float)), want = buffer_make(M * N, sizeof(float));
+        dlm_int8 *weights = make(compute, N, K, w), *same = make(plain, N, K, w);
+        REQUIRE(weights != NULL && same != NULL && weights->rows != NULL && same->rows == NULL);
+        check_context("%zu x %zu x %zu", M, N, K);
+        dlm__int8_matmul(compute, M, x, weights, 0, N, NULL, y.x);
+        dlm__int8_matmul(plain, M, x, same, 0, N, NULL, want.x);
+        check_agree(y.x, want.x, DLM_F32, M * N, 3e-7, "oneDNN's int8 product");
+        const size_t unit = dlm__int8_unit(), first = N / 2 / unit * unit, n = N - first;
+        dlm__int8_matmul(compute, M, x, weights, first, n, bias + first, y.x);
+        dlm__int8_matmul(plain, M, x, same, first, n, bias + first, want.x);
+        check_agree(y.x, want.x, DLM_F32, M * n, 3e-7, "oneDNN's int8 product, a part");
+        dlm__int8_free(weights), dlm__int8_free(same);
+        buffer_free(y), buffer_free(want);
+        free(x), free(w), free(bias);
+    }
+    compute->onednn_int8 = false;
+}
+
+TEST(onednn_gives_the_same) {
+    for_each_isa(by_onednn);
 }
