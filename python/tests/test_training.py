@@ -119,6 +119,14 @@ def test_presets(run, data, tmp_path, preset):
         assert (theirs.hidden_size, theirs.depth, theirs.num_heads) == sizes
 
 
+def test_one_length_replaces_another(data, tmp_path):
+    train(data, tmp_path / "run", **TINY, **QUIET, steps=2)
+    windows = Data(data).info.windows  # sequences of 32, as the shards were made; some documents are held out
+    further = train(run=tmp_path / "run", resume=True, epochs=0.2, progress=False)
+    assert 2 < further.step == further.steps <= -(-windows * 0.2 // 4)
+    assert train(run=tmp_path / "run", resume=True, steps=further.step + 1, progress=False).step == further.step + 1
+
+
 def test_recipes(data, tmp_path):
     with Trainer(data, tmp_path / "run", recipe="original", **TINY) as trainer:
         assert trainer.config.padded and not trainer.config.end_token and trainer.config.time == "adaln"

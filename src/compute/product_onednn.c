@@ -6,6 +6,8 @@
 #include "compute/context.h"
 
 #include <oneapi/dnnl/dnnl.h>
+#include <omp.h>
+#include <signal.h>
 #include <stdlib.h>
 
 enum { SOURCE, WEIGHTS, BIAS, TARGET, OPERANDS };
@@ -221,6 +223,35 @@ static bool make_room(dlm_onednn *onednn) {
     return true;
 }
 
+/* ---- signals ------------------------------------------------------------------------------------------ */
+
+/* Float32 kernels of oneDNN that multiply without copying point the stack pointer to the begin of a buffer on
+ * the heap where K is above 128 (jit_avx_gemm_f32; seen in version 2.6 with AVX2). A signal handler that runs
+ * on such a thread writes below the buffer, into memory that is someone else's. So whoever multiplies takes
+ * no signals meanwhile: the caller until the product is done, the other threads of OpenMP, which have no use
+ * for any, for good. */
+static _Thread_local bool deaf;
+
+/* All but those that a fault of the thread's own raises. */
+static void block_signals(sigset_t *before) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
+    sigset_t set;
+    (void)sigfillset(&set);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) (void)sigdelset(&set, faults[i]);
+    (void)pthread_sigmask(SIG_BLOCK, &set, before);
+}
+
+/* Before each product: threads come and go as teams of other sizes work. */
+static void deafen_others(void) {
+    const size_t threads = dlm__threads();
+    if (threads == 1) return;
+#pragma omp parallel num_threads((int)threads)
+    if (!deaf && omp_get_thread_num() != 0) {
+        block_signals(NULL);
+        deaf = true;
+    }
+}
+
 /* ---- interface ---------------------------------------------------------------------------------------- */
 
 dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err) {
@@ -294,7 +325,11 @@ dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, d
         (void)dnnl_memory_set_data_handle(entry->memory[i], address[i]);
         arguments[count++] = (dnnl_exec_arg_t){role[i], entry->memory[i]};
     }
+    sigset_t before;
+    block_signals(&before);
+    deafen_others();
     dnnl_status_t status = dnnl_primitive_execute(entry->primitive, onednn->stream, count, arguments);
     if (status == dnnl_success) status = dnnl_stream_wait(onednn->stream);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status == dnnl_success ? DLM_OK : failed(err, status, "could not run", product);
 }
