@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import operator
 import os
 import threading
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,7 @@ if _ours:
 def call(function: Callable[..., int], *arguments: Any) -> None:
     """function(*arguments, err): raises what the status says."""
     err = ffi.new("dlm_error *")
+    _of_this_thread.called = True
     raise_status(function(*arguments, err), err)
 
 
@@ -75,6 +77,40 @@ def path_bytes(path: str | os.PathLike[str]) -> bytes:
     if b"\0" in name:
         raise errors.ArgumentError(f"the path {path!r} has a NUL character in it")
     return name
+
+
+def text_bytes(value: Any, what: str) -> bytes:
+    """A text as UTF-8: that of a str, or bytes as they are."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {value!r}, and it is a text")
+    return value.encode("utf-8")
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number, of whatever type; one that would have to be cut off is a TypeError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    try:
+        if not isinstance(value, (str, bytes, bytearray)) and value == int(value):
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TypeError(f"{what}: a whole number is wanted, not {value!r}")
+
+
+def count(value: Any, what: str) -> int:
+    """A number that C takes as size_t or uint64_t."""
+    number = whole(value, what)
+    if not 0 <= number < 2**64:
+        raise errors.ArgumentError(f"{what} is {value}, and it is a whole number from 0 to 2^64 - 1")
+    return number
 
 
 # ---- enums ---------------------------------------------------------------------------------------------------
@@ -133,14 +169,13 @@ class Options:
             elif kind.kind == "pointer" and kind.item.cname == "char":
                 value = self.keep(ffi.new("char[]", path_bytes(value)))
             elif kind.kind == "primitive" and kind.cname not in ("double", "float", "_Bool"):
-                if isinstance(value, (bool, float)) and value != int(value):
-                    raise TypeError(f"a whole number is wanted, not {value!r}")
-                value = int(value)
+                value = whole(value, name)
             setattr(struct, name, value)
         except OverflowError:
             raise errors.ArgumentError(f"{name} is {value}, which is out of range") from None
         except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
+            sentence = str(error)
+            raise TypeError(sentence if sentence.startswith(f"{name}: ") else f"{name}: {sentence}") from None
 
     def keep(self, value: Any) -> Any:
         """Keeps value alive as long as the options, and returns it."""
@@ -300,6 +335,55 @@ class Packed:
         return np.ascontiguousarray(array != 0, np.uint8)
 
 
+# ---- objects ---------------------------------------------------------------------------------------------------
+
+
+class Owner:
+    """What has an object of the library: it cannot be copied or pickled, only saved and loaded."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        name = type(self).__name__
+        raise TypeError(
+            f"a {name} cannot be copied or pickled: its memory is the library's; save it, and load it there"
+        )
+
+
+class Exclusive(Owner):
+    """What has an object that one call at a time may use, and that can be closed."""
+
+    def __init__(self, pointer: Any, free: Any, what: str, busy: Any) -> None:
+        """busy: a Lock, or an RLock where no callback can come from a call: then one that Ctrl-C left held, at some
+        moment beside the call, does not keep this thread out."""
+        self._owned: Any = ffi.gc(pointer, free)
+        self._what = what
+        self._busy = busy
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[Any]:
+        """The object, for the length of a with block. Raises where it is closed, or in use already, be it by another
+        thread or by the call that a callback comes from."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError(f"{self._what} in use, by another thread or the call that this callback is of")
+        try:
+            if self._owned is None:
+                raise ValueError(f"{self._what} closed")
+            yield self._owned
+        finally:
+            self._busy.release()
+
+    @property
+    def closed(self) -> bool:
+        return self._owned is None
+
+    def close(self) -> None:
+        """Ends it; a second time does nothing. What is not saved is lost; a with block closes at its end."""
+        if self.closed:
+            return
+        with self.using() as pointer:
+            ffi.release(pointer)
+            self._owned = None
+
+
 # ---- callbacks -----------------------------------------------------------------------------------------------
 
 Progress = Callable[[str, int, int, float], Any]
@@ -321,7 +405,7 @@ class Watch:
         self.step = step
         self.allow = allow
         self.exception: BaseException | None = None
-        self.handle = ffi.new_handle(self)
+        self.handle: Any = ffi.new_handle(self)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Watch]:
@@ -331,9 +415,15 @@ class Watch:
         except errors.DiffusionLMError:
             if self.exception is None:
                 raise
+        finally:
+            # The handle holds this object, and what it sees the functions: they would stay until the next collection.
+            self.progress = self.step = self.allow = self.handle = None
         if self.exception is not None:
             exception, self.exception = self.exception, None
-            raise exception
+            try:
+                raise exception
+            finally:
+                del exception  # which has this frame in its traceback
 
 
 def _stop(kind: Any, exception: BaseException, traceback: Any) -> None:
@@ -372,13 +462,28 @@ def dlm_python_allow(user: Any, sequence: int, position: int, ids: Any, allowed:
 def set_threads(n: int = 0) -> None:
     """The threads that calls from this Python thread use: n (at most 256, or the processors if they are more), or all
     processors for 0, as at first."""
-    if n < 0:
-        raise errors.ArgumentError(f"threads are {n}, and cannot be fewer than 0")
+    n = count(n, "n")
+    if n != 1 and getattr(_of_this_thread, "forked", False):
+        raise errors.Unsupported(
+            f"{n or 'all'} threads: this process was forked after calls of this package, whose threads are not in it; "
+            "start it by multiprocessing's 'spawn' or 'forkserver', or call from a new thread"
+        )
     lib.dlm_set_threads(n)
     _of_this_thread.threads = n
 
 
 _of_this_thread = threading.local()
+
+
+def _after_fork() -> None:
+    """OpenMP's threads are not in a forked process, and a thread that had them would wait for them for ever."""
+    if getattr(_of_this_thread, "called", False):
+        set_threads(1)
+        _of_this_thread.forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def threads() -> int:
@@ -399,9 +504,3 @@ def backend() -> str:
 def version() -> str:
     """The version of the library inside."""
     return text_of(lib.dlm_version())
-
-
-def texts(values: str | bytes | Sequence[str | bytes]) -> list[bytes]:
-    """Texts as UTF-8, from one or several."""
-    several = [values] if isinstance(values, (str, bytes)) else list(values)
-    return [value.encode("utf-8") if isinstance(value, str) else bytes(value) for value in several]

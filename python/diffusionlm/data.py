@@ -9,7 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._library import Ids, Options, Progress, Watch, as_lengths, call, errors, ffi, lib, path_bytes, pointer, structure
+from ._library import (
+    Ids,
+    Options,
+    Owner,
+    Progress,
+    Watch,
+    as_lengths,
+    call,
+    count,
+    errors,
+    ffi,
+    lib,
+    path_bytes,
+    pointer,
+    structure,
+    whole,
+)
 from .documents import Documents, Paths, opened
 from .tokenizer import Tokenizer, tokenizer_of
 
@@ -29,7 +45,7 @@ class DataInfo:
     vocabulary_hash: int
 
 
-class Data:
+class Data(Owner):
     """A DATA folder, opened and checked (size, header and checksum of every shard)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -53,6 +69,7 @@ class Data:
 
     def length(self, document: int) -> int:
         """Tokens of a document, from 0, an end token not counted."""
+        document = whole(document, "document")
         if not 0 <= document < len(self):
             raise errors.ArgumentError(f"document {document} is none of the {len(self)} from 0")
         return int(lib.dlm_data_length(self._pointer, document))
@@ -64,7 +81,7 @@ class Data:
         shortest, and the ids of each."""
         wanted = as_lengths(lengths)
         matched = ffi.new("dlm_matched *")
-        call(lib.dlm_data_match, self._pointer, pointer(wanted), wanted.size, seed, matched)
+        call(lib.dlm_data_match, self._pointer, pointer(wanted), wanted.size, count(seed, "seed"), matched)
         try:
             n = matched.n
             documents = np.array(ffi.unpack(matched.documents, n) if n else [], np.uint64)
@@ -103,10 +120,10 @@ def prepare(
     )
     watch = Watch(progress)
     options.watch(watch)
-    with opened(files, **reading) as documents, watch.watching():
+    with opened(files, **reading) as documents, documents.using() as text, watch.watching():
         call(
             lib.dlm_prepare,
-            documents._pointer,
+            text,
             tokenizer_of(tokenizer)._pointer,
             path_bytes(out),
             options.struct,

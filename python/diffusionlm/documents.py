@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import Any, Iterator, Sequence, Union
 
-from ._library import Options, call, ffi, lib, path_bytes
+from ._library import Exclusive, Options, call, ffi, lib, path_bytes
 
 Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 
 
-class Documents:
+class Documents(Exclusive):
     """The documents of text files, read one after the other in bounded memory; iterate over it for each as str.
 
     files: a path or several; "-" is standard input. .gz and .zst are decompressed, whatever their name.
@@ -40,31 +41,26 @@ class Documents:
         self._list = ffi.new("char *[]", self._paths)
         made = ffi.new("dlm_documents **")
         call(lib.dlm_documents_open, self._list, len(several), self._options.struct, made)
-        self._pointer: Any = ffi.gc(made[0], lib.dlm_documents_close)
+        super().__init__(made[0], lib.dlm_documents_close, "the documents are", threading.Lock())
 
     def __iter__(self) -> Iterator[str]:
         text, count = ffi.new("char **"), ffi.new("size_t *")
-        while self._pointer is not None:
-            call(lib.dlm_documents_next, self._pointer, text, count)
-            if text[0] == ffi.NULL:
-                return
-            yield bytes(ffi.buffer(text[0], count[0])).decode("utf-8")
+        while not self.closed:
+            with self.using() as pointer:
+                call(lib.dlm_documents_next, pointer, text, count)
+                if text[0] == ffi.NULL:
+                    return
+                document = bytes(ffi.buffer(text[0], count[0])).decode("utf-8")
+            yield document
 
     @property
     def position(self) -> tuple[int, int]:
         """Bytes of the files read so far (compressed ones where a file is), and those of all; 0 where a pipe makes that
         unknown."""
         done, total = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        if self._pointer is None:
-            raise ValueError("the documents are closed")
-        lib.dlm_documents_position(self._pointer, done, total)
+        with self.using() as pointer:
+            lib.dlm_documents_position(pointer, done, total)
         return done[0], total[0]
-
-    def close(self) -> None:
-        """Closes the files; also at the end of a with block."""
-        if self._pointer is not None:
-            ffi.release(self._pointer)
-            self._pointer = None
 
     def __enter__(self) -> Documents:
         return self

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence, Union
 import numpy as np
 
 from . import stream as streams
-from ._library import Ids, errors
+from ._library import Ids, count, errors
 from .hub import download
 from .model import Model
 from .progress import Shown, showing
-from .sampling import FillOptions, GenerateOptions, RewriteOptions, SamplerOptions, count, known, takes
+from .sampling import FillOptions, GenerateOptions, RewriteOptions, SamplerOptions, known, takes
 from .templates import Filled, Template, fill_ids, template_of
 from .tokenizer import Tokenizer
 
@@ -286,6 +286,8 @@ class DiffusionLM:
     def _encode(self, text: str, number: int) -> Ids:
         """Encoding puts a space before a text that begins with none; one that has its own gets another, so that just
         the one is dropped again."""
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is {text!r}, and those before it are str")
         tokenizer = self._need_tokenizer()
         own = tokenizer.add_prefix_space and text.startswith(" ")
         ids = tokenizer.encode(" " + text if own else text, added_tokens=False)

@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from . import likelihood, sampling, speed, stream, templates
 from ._library import (
     Options,
+    Owner,
     Packed,
     Progress,
     Watch,
     call,
+    count,
     errors,
     ffi,
     from_enum,
@@ -31,6 +33,9 @@ from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_TOKENS_OF_LOGITS = 8192  # of one call: beyond some thousand rows a product of matrices is no faster for each
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Parameters(Mapping[str, NDArray[np.float32]]):
         return len(self._index)
 
 
-class Model:
+class Model(Owner):
     """A denoiser with its tokenizer, constant after it is made: many threads can use it at once.
 
     Model.load(path), Model.random(config), Model.inspect(path).
@@ -164,7 +169,13 @@ class Model:
         """A model with the random weights that training begins with, and no tokenizer."""
         struct = Options("dlm_config", {}, vars(config))
         made = ffi.new("dlm_model **")
-        call(lib.dlm_model_random, struct.struct, to_enum("dlm_precision", precision, "precision"), seed, made)
+        call(
+            lib.dlm_model_random,
+            struct.struct,
+            to_enum("dlm_precision", precision, "precision"),
+            count(seed, "seed"),
+            made,
+        )
         return cls(made[0])
 
     # ---- what it is ----
@@ -242,18 +253,28 @@ class Model:
             when = np.ascontiguousarray(np.broadcast_to(np.asarray(times, np.float32), (len(packed),)))
         elif self.config.time == "adaln":
             raise errors.ArgumentError("this model is told the time: times has to be given")
-        call(
-            lib.dlm_model_logits,
-            self._pointer,
-            pointer(packed.ids),
-            pointer(packed.lengths),
-            len(packed),
-            pointer(when),
-            pointer(out),
-        )
+        self._write_logits(packed, when, out.reshape(shape))
         if packed.shape is not None:
             return out.reshape(*packed.shape, self._size)
         return packed.split(out.reshape(shape))
+
+    def _write_logits(self, packed: Packed, times: NDArray[np.float32] | None, out: NDArray[np.float32]) -> None:
+        """Sequences that have many tokens together go in several calls, between which Ctrl-C ends it."""
+        ends = np.cumsum(packed.lengths)
+        first = 0
+        while first < len(packed):
+            begin = int(ends[first] - packed.lengths[first])
+            last = max(int(np.searchsorted(ends, begin + _TOKENS_OF_LOGITS, "right")), first + 1)
+            call(
+                lib.dlm_model_logits,
+                self._pointer,
+                pointer(packed.ids[begin:]),
+                pointer(packed.lengths[first:]),
+                last - first,
+                ffi.NULL if times is None else pointer(times[first:]),
+                pointer(out[begin:]),
+            )
+            first = last
 
     # ---- sampling ----
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._library import call, errors, ffi, lib
+from ._library import Owner, call, errors, ffi, lib
 
 
-class Ranks:
+class Ranks(Owner):
     """The processes that train one model together, as mpirun started them: `mpirun -np 4 python program.py`.
 
         with Ranks() as ranks:

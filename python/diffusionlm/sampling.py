@@ -14,7 +14,22 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, Sequence, 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._library import Ids, Options, Packed, Progress, Watch, as_ids, call, errors, ffi, lib, pointer, take_text, view_of
+from ._library import (
+    Ids,
+    Options,
+    Packed,
+    Progress,
+    Watch,
+    as_ids,
+    call,
+    count,
+    errors,
+    ffi,
+    lib,
+    pointer,
+    take_text,
+    view_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -178,14 +193,6 @@ def known(given: Any, kind: Any, also: Sequence[str] = ()) -> dict[str, Any]:
     return dict(given)
 
 
-def count(value: Any, what: str) -> int:
-    """A number that C takes as size_t."""
-    number = int(value)
-    if number != value or number < 0:
-        raise errors.ArgumentError(f"{what} is {value}, and it is a whole number from 0")
-    return number
-
-
 # ---- callbacks -------------------------------------------------------------------------------------------------
 
 
@@ -323,11 +330,18 @@ class SampleWatch(Watch):
 class AllowInC:
     """An allow callback that is a function of the library, with what it is about; can be called from Python too."""
 
-    def __init__(self, function: Any, user: Any, keep: Any) -> None:
-        self.function, self.user, self._keep = function, user, keep
+    def __init__(self, function: Any, user: Any, vocab_size: int, keep: Any) -> None:
+        self.function, self.user, self._vocab_size, self._keep = function, user, vocab_size, keep
 
     def __call__(self, sequence: int, position: int, ids: Ids, allowed: NDArray[np.bool_]) -> None:
-        self.function(self.user, sequence, position, pointer(as_ids(ids)), pointer(allowed.view(np.uint8)))
+        if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_ or allowed.shape != (self._vocab_size,):
+            raise errors.ArgumentError(f"allowed is an array of {self._vocab_size} bools")
+        if not allowed.flags.writeable:
+            raise errors.ArgumentError("allowed cannot be written to")
+        place = count(position, "position")
+        self.function(
+            self.user, count(sequence, "sequence"), place, pointer(as_ids(ids)), pointer(allowed.view(np.uint8))
+        )
 
 
 def fill_options(options: Options, struct: Any, given: dict[str, Any], watch: SampleWatch) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Sequence, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._library import Ids, Options, call, errors, ffi, lib, pointer, take_ids
-from .sampling import AllowInC, FillOptions, SampleWatch, count, fill_options, known, sample_text, takes
+from ._library import Ids, Options, Owner, call, count, errors, ffi, lib, pointer, take_ids, text_bytes
+from .sampling import AllowInC, FillOptions, SampleWatch, fill_options, known, sample_text, takes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,7 +27,7 @@ class Blank:
     space: bool  #: the first token begins with a space
 
 
-class Template:
+class Template(Owner):
     """A text with blanks to fill in, for one model. Its fixed parts come back byte for byte.
 
     Template.parse(model, "Once [MASK:3-8] cat."), Template.around(model, prompt=..., suffix=...).
@@ -40,7 +40,7 @@ class Template:
     @classmethod
     def parse(cls, model: Model, text: str) -> Template:
         """From text in which [MASK] is a blank of one token, [MASK:8] of eight, [MASK:20-60] of any number between."""
-        data = text.encode("utf-8")
+        data = text_bytes(text, "the template")
         made = ffi.new("dlm_template **")
         call(lib.dlm_template_parse, model._pointer, data, len(data), made)
         return cls(model, made[0])
@@ -52,7 +52,7 @@ class Template:
         for name, text in (("prompt", prompt), ("suffix", suffix)):
             if text == "":
                 raise errors.ArgumentError(f"the {name} is empty")
-            data = ffi.NULL if text is None else text.encode("utf-8")
+            data = ffi.NULL if text is None else text_bytes(text, f"the {name}")
             parts += [data, 0 if text is None else len(data)]
         made = ffi.new("dlm_template **")
         call(lib.dlm_template_around, model._pointer, *parts, made)
@@ -89,7 +89,7 @@ class Template:
         sizes = self._lengths(lengths)
         choice = ffi.new("dlm_template_choice *", {"text": self._pointer, "lengths": pointer(sizes)})
         function = ffi.addressof(lib, "dlm_template_allow")
-        return AllowInC(function, choice, (self, sizes))
+        return AllowInC(function, choice, self.model._size, (self, sizes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +129,8 @@ def fill_ids(
     model: Model, template: Template | None, n: int, first: int, options: dict[str, Any]
 ) -> tuple[list[Ids], Any, int]:
     """What dlm_fill gives: ids of each text, dlm_filled (n), passes. Takes FillOptions."""
+    if n >= 2**32:
+        raise errors.ArgumentError(f"n is {n}, and texts are at most 2^32 - 1")
     watch = SampleWatch(options, model._size)
     watch.progress = options.pop("progress", None)
     filling = Options("dlm_fill_options", lib.dlm_fill_defaults())

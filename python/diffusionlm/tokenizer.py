@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from ._library import (
     Ids,
     Options,
+    Owner,
     Progress,
     Watch,
     as_ids,
@@ -22,11 +23,13 @@ from ._library import (
     structure,
     take_ids,
     take_text,
+    text_bytes,
+    whole,
 )
 from .documents import Paths, opened
 
 
-class Tokenizer:
+class Tokenizer(Owner):
     """A tokenizer, constant after it is made, which many threads can use at once.
 
     Tokenizer.load(path), Tokenizer.parse(json), Tokenizer.train(files, vocab_size=...).
@@ -49,7 +52,7 @@ class Tokenizer:
     @classmethod
     def parse(cls, json: str | bytes, name: str = "tokenizer.json") -> Tokenizer:
         """From the text of a tokenizer.json; name is for messages."""
-        data = json.encode("utf-8") if isinstance(json, str) else bytes(json)
+        data = text_bytes(json, "the tokenizer.json")
         made = ffi.new("dlm_tokenizer **")
         call(lib.dlm_tokenizer_parse, path_bytes(name), data, len(data), made)
         return cls(made[0])
@@ -78,8 +81,8 @@ class Tokenizer:
         watch = Watch(progress)
         options.watch(watch)
         made = ffi.new("dlm_tokenizer **")
-        with opened(files, **reading) as documents, watch.watching():
-            call(lib.dlm_tokenizer_train, documents._pointer, options.struct, made)
+        with opened(files, **reading) as documents, documents.using() as pointer, watch.watching():
+            call(lib.dlm_tokenizer_train, pointer, options.struct, made)
         return cls(made[0])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -89,7 +92,7 @@ class Tokenizer:
     def encode(self, text: str | bytes, *, added_tokens: bool = True) -> Ids:
         """The ids (T) of a text, int32. added_tokens: "[MASK]" and the like are those tokens, as for the Hugging Face
         library; else they are plain text."""
-        data = text.encode("utf-8") if isinstance(text, str) else bytes(text)
+        data = text_bytes(text, "the text")
         ids, n = ffi.new("int32_t **"), ffi.new("size_t *")
         call(lib.dlm_tokenizer_encode, self._pointer, data, len(data), added_tokens, ids, n)
         return take_ids(ids[0], n[0])
@@ -120,7 +123,7 @@ class Tokenizer:
         return self._token(id)[1]
 
     def _token(self, id: int) -> tuple[bytes, bool]:
-        count, special = ffi.new("size_t *"), ffi.new("bool *")
+        id, count, special = whole(id, "id"), ffi.new("size_t *"), ffi.new("bool *")
         # what does not fit 32 bits is outside every vocabulary
         found = lib.dlm_tokenizer_token(self._pointer, id if -1 <= id < 2**31 else -1, count, special)
         if found == ffi.NULL:

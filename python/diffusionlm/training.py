@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Literal, TypedDict
 
 from ._library import (
+    Exclusive,
     Options,
     Progress,
     Watch,
@@ -292,7 +294,7 @@ def _data_of_run(
 # ---- the run ---------------------------------------------------------------------------------------------------
 
 
-class Trainer:
+class Trainer(Exclusive):
     """A run, step by step; iterating over it takes the steps that are left, and gives a Report of each.
 
         with Trainer(data="data", run="run", preset="tiny", steps=1000) as trainer:
@@ -331,7 +333,7 @@ class Trainer:
         self._ranks: Ranks | None = given.get("ranks")
         trainer = ffi.new("dlm_trainer **")
         call(lib.dlm_trainer_create, made.struct, trainer)
-        self._pointer: Any = ffi.gc(trainer[0], lib.dlm_trainer_free)
+        super().__init__(trainer[0], lib.dlm_trainer_free, "the trainer is", threading.RLock())
         self._stepped = False
         #: the run's folder
         self.run = run
@@ -340,21 +342,17 @@ class Trainer:
         #: of the last step, or None
         self.report: Report | None = None
 
-    def _open(self) -> Any:
-        if self._pointer is None:
-            raise ValueError("the trainer is closed")
-        return self._pointer
-
     def step(self) -> Report:
         """One optimiser step, with whatever is due after it (log, evaluation, sample, checkpoint). Of a run that is
         complete: a report that says so. Raises NotFinite where the loss or a gradient became so; nothing is written
         then, and the last good checkpoint is named."""
         memory, finished = ffi.new("dlm_train_report *"), ffi.new("bool *")
         self._stepped = True  # before: a Ctrl-C comes out of the call after the step
-        call(lib.dlm_trainer_step, self._open(), memory, finished)
-        found = structure(memory[0])
-        if found["checkpoint"] is not None:
-            found["checkpoint"] = os.fsdecode(ffi.string(memory.checkpoint))
+        with self.using() as pointer:
+            call(lib.dlm_trainer_step, pointer, memory, finished)
+            found = structure(memory[0])
+            if found["checkpoint"] is not None:
+                found["checkpoint"] = os.fsdecode(ffi.string(memory.checkpoint))
         self.report = Report(**found)
         self.finished = bool(finished[0])
         return self.report
@@ -368,23 +366,20 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint now, unless the newest is of this step."""
-        call(lib.dlm_trainer_save, self._open())
+        with self.using() as pointer:
+            call(lib.dlm_trainer_save, pointer)
 
     @property
     def config(self) -> Config:
         """Of the model being trained."""
-        return Config(**structure(lib.dlm_trainer_config(self._open())[0]))
+        with self.using() as pointer:
+            return Config(**structure(lib.dlm_trainer_config(pointer)[0]))
 
     @property
     def data(self) -> DataInfo:
         """What is trained on."""
-        return DataInfo(**structure(lib.dlm_trainer_data(self._open())))
-
-    def close(self) -> None:
-        """Ends the run without saving; also at the end of a with block, after saving."""
-        if self._pointer is not None:
-            ffi.release(self._pointer)
-            self._pointer = None
+        with self.using() as pointer:
+            return DataInfo(**structure(lib.dlm_trainer_data(pointer)))
 
     def __enter__(self) -> Trainer:
         return self
@@ -392,7 +387,7 @@ class Trainer:
     def __exit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: object) -> None:
         alone = self._ranks is None or self._ranks.size == 1
         try:
-            if self._pointer is None or not self._stepped or isinstance(exception, errors.DiffusionLMError):
+            if self.closed or not self._stepped or isinstance(exception, errors.DiffusionLMError):
                 return
             if exception is None or alone:
                 self.save()
