@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import tempfile
-from typing import TYPE_CHECKING, Any, Iterator, Sequence, Union
+from typing import TYPE_CHECKING, Any, Iterator, Literal, Sequence, Union, overload
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class DiffusionLM:
 
     def __init__(self, model: Model, tokenizer: Any = None) -> None:
         """tokenizer: another one than the model's own: as tokenizer_from takes it."""
-        self.model: Any = model
+        self.model: Model = model
         self._tokenizer = self._tokenizer_for(model, tokenizer)
         self.tokenizer: Any = self._tokenizer
 
@@ -102,8 +102,7 @@ class DiffusionLM:
 
     def _model(self) -> Model:
         """The model that samples."""
-        model: Model = self.model
-        return model
+        return self.model
 
     def _end_id(self) -> int | None:
         """The id that ends a text, where the model knows one."""
@@ -131,6 +130,38 @@ class DiffusionLM:
 
     # ---- writing ----
 
+    @overload
+    def generate(
+        self,
+        n: int = 4,
+        seq_len: int | str | None = 80,
+        steps: int | None = None,
+        temperature: float = 0.9,
+        order: str = "confidence",
+        return_ids: Literal[False] = False,
+        *,
+        prompt: str | None = None,
+        suffix: str | None = None,
+        template: Template | str | None = None,
+        reveal_schedule: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self,
+        n: int = 4,
+        seq_len: int | str | None = 80,
+        steps: int | None = None,
+        temperature: float = 0.9,
+        order: str = "confidence",
+        *,
+        return_ids: Literal[True],
+        prompt: str | None = None,
+        suffix: str | None = None,
+        template: Template | str | None = None,
+        reveal_schedule: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Ids | list[Ids]: ...
     @takes(GenerateOptions)
     def generate(
         self,

@@ -146,9 +146,10 @@ def choose_display(shown: bool | str | None) -> Display:
         return Display()
     if in_notebook():
         return NotebookDisplay()
-    if sys.stderr is not None and sys.stderr.isatty():
+    open_stream = sys.stderr is not None and not sys.stderr.closed
+    if open_stream and sys.stderr.isatty():
         return TerminalDisplay()
-    return LineDisplay() if shown is True and sys.stderr is not None else Display()
+    return LineDisplay() if shown is True and open_stream else Display()
 
 
 class Pace:

@@ -66,6 +66,22 @@ def test_what_a_run_has(small_model):
     assert lengths.shape == (65,) and 0 < lengths.sum() <= 400 and lengths.dtype == np.uint64
 
 
+def test_the_mask_is_the_tokenizers(golden, tmp_path):
+    """Of a model without tokenizer it is id 2; else where the tokenizer has it."""
+    written = json.loads((golden / "tokenizer/stories_1024/tokenizer.json").read_text())
+    vocab = written["model"]["vocab"]
+    vocab["[MASK]"], vocab["<|endoftext|>"] = 3, 2
+    for token in written["added_tokens"]:
+        token["id"] = vocab[token["content"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(written))
+    config = Config(vocab_size=1024, max_seq_len=16, hidden_size=16, depth=1, num_heads=2)
+    Model.random(config).save(tmp_path / "model")
+    assert Model.load(tmp_path / "model").mask_id == 2
+    model = Model.load(tmp_path / "model", tokenizer=tmp_path)
+    assert model.mask_id == 3
+    assert (model.masks(2, 5) == 3).all() and not (model.sample(model.masks(2, 5)) == 3).any()
+
+
 def test_inspected_it_has_no_weights(small_model):
     model, loaded = Model.inspect(small_model), Model.load(small_model)
     assert model.config == loaded.config and list(model.parameters) == list(loaded.parameters)

@@ -434,6 +434,15 @@ def test_in_a_notebook(data, tmp_path):
     assert done.returncode == 0 and "shown" in done.stdout, done.stderr
 
 
+def test_no_stderr(data, tmp_path, monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    for number, stream in enumerate((None, closed)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        for shown in ("auto", True):
+            train(data, tmp_path / f"{number}{shown}", steps=1, eval_every=0, sample_every=0, progress=shown, **TINY)
+
+
 def test_ipython_is_not_imported(data, tmp_path):
     code = "import sys, diffusionlm as d; d.train(*sys.argv[1:], steps=1, hidden_size=16, depth=1, num_heads=2); " \
            "assert 'IPython' not in sys.modules"  # fmt: skip
