@@ -209,10 +209,10 @@ TEST(a_trained_model_keeps_its_likelihood) {
         dlm_train_report report;
         o.hidden_size = 48;
         o.seq_len = 32;
-        o.batch = 24;
+        o.batch = 12;
         o.micro_tokens = 4096;
-        o.steps = 300;
-        o.warmup = 30;
+        o.steps = 150;
+        o.warmup = 15;
         REQUIRE(train(&o, SIZE_MAX, &report));
         dlm_model *full = load(o.run, DLM_PRECISION_F32), *small = load(o.run, DLM_PRECISION_I8);
         dlm_data *texts = NULL;
@@ -226,7 +226,7 @@ TEST(a_trained_model_keeps_its_likelihood) {
         check_context("recipe %d: %g nats a token in float32, %g more in int8", recipe, results[0].all.nelbo,
                       more.all.nelbo);
         /* It has learned: ln 260 is 5.6. The original's recipe does so slowly. */
-        CHECK(results[0].all.nelbo < (recipe == DLM_RECIPE_DEFAULT ? 2.5 : 5));
+        CHECK(results[0].all.nelbo < (recipe == DLM_RECIPE_DEFAULT ? 3 : 5.3));
         CHECK(fabs(more.all.nelbo) < 0.005 * results[0].all.nelbo);
         CHECK(more.all.nelbo != 0);
         dlm_data_close(texts);
