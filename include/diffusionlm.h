@@ -267,7 +267,7 @@ typedef enum dlm_precision {
     DLM_PRECISION_AUTO,
     DLM_PRECISION_F32,
     DLM_PRECISION_BF16,
-    DLM_PRECISION_I8
+    DLM_PRECISION_INT8
 } dlm_precision;
 
 typedef struct dlm_config {
@@ -350,7 +350,7 @@ typedef enum dlm_numbers {
     DLM_NUMBERS_F32,
     DLM_NUMBERS_BF16,
     DLM_NUMBERS_F16,
-    DLM_NUMBERS_I8 /* the matrices of DLM_PRECISION_I8 in 8 bits, the rest f32; not in a .pt */
+    DLM_NUMBERS_INT8 /* the matrices of DLM_PRECISION_INT8 in 8 bits, the rest f32; not in a .pt */
 } dlm_numbers;
 
 typedef struct dlm_save_options {

@@ -119,7 +119,7 @@ class Model(Owner):
         behind it if you like.
 
         weights: "ema" or "raw". precision of matrix products: "auto" (bf16 where the processor multiplies it), "f32",
-        "bf16". tokenizer: a folder or tokenizer.json instead of the one beside the model. schedule: "cosine" or
+        "bf16" or "int8" (docs/performance.md). tokenizer: a folder or tokenizer.json instead of the one beside the model. schedule: "cosine" or
         "linear" instead of the model's own. heads: of a state dict that comes without config. progress(stage, done,
         total, seconds): of a download.
         """
@@ -192,7 +192,7 @@ class Model(Owner):
 
     @property
     def precision(self) -> str:
-        """Of matrix products: "f32" or "bf16"."""
+        """Of matrix products: "f32", "bf16" or "int8"."""
         return from_enum("dlm_precision", lib.dlm_model_precision(self._pointer))
 
     @property
@@ -299,8 +299,8 @@ class Model(Owner):
 
     def save(self, path: str | os.PathLike[str], *, numbers: str | None = None, overwrite: bool = False) -> None:
         """Writes the model: a .pt or .pth that torch.load reads as the original's, a .safetensors file, or under any
-        other name a model folder with the tokenizer. numbers: "f32", "bf16" or "f16". Nothing half-written ever has
-        that name."""
+        other name a model folder with the tokenizer. numbers: "f32", "bf16", "f16" or "int8" (not in a .pt). Nothing
+        half-written ever has that name."""
         options = Options("dlm_save_options", lib.dlm_save_defaults(), {"numbers": numbers, "overwrite": overwrite})
         call(lib.dlm_model_save, self._pointer, path_bytes(path), options.struct)
 

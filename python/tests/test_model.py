@@ -218,6 +218,21 @@ def test_nothing_is_overwritten_unasked(tiny, tmp_path):
     assert inspected.stored == inspected.parameters.stored("pos_embed") == "float16"
 
 
+def test_int8(small_model, tmp_path, stories):
+    """As the command has it; and nearly the same likelihood."""
+    model, exact = Model.load(small_model, precision="int8"), Model.load(small_model, precision="f32")
+    assert (model.precision, exact.precision) == ("int8", "f32")
+    exact.save(tmp_path / "folder", numbers="int8")
+    again = Model.load(tmp_path / "folder")
+    assert again.precision == "int8"
+    ids = model.tokenizer.encode(stories.read_text(encoding="utf-8"))[:32]
+    ids[::2] = model.mask_id
+    assert np.array_equal(again.logits(ids), model.logits(ids))
+    assert 0 < np.abs(exact.logits(ids) - model.logits(ids)).max() < 0.5
+    with pytest.raises(errors.Unsupported, match="int8|8 bits|8-bit"):
+        exact.save(tmp_path / "m.pt", numbers="int8")
+
+
 def test_values_too_large_for_f16(golden, tmp_path):
     weights = load_file(golden / "tiny" / "model.safetensors")
     weights["pos_embed"].flat[3] = 1e6

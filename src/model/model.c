@@ -43,7 +43,7 @@ static dlm_status convert_network(dlm_model *model, dlm_error *err) {
 
 /* What products work on: with 8-bit matrices the others in float32. */
 static dlm_status choose_type(dlm_model *model, dlm_precision precision, dlm_error *err) {
-    model->int8 = precision == DLM_PRECISION_I8;
+    model->int8 = precision == DLM_PRECISION_INT8;
     return dlm__precision_type(model->int8 ? DLM_PRECISION_F32 : precision, &model->network.type, err);
 }
 
@@ -53,7 +53,7 @@ dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_err
     case DLM_PRECISION_AUTO: *type = dlm__bf16_native() ? DLM_BF16 : DLM_F32; return DLM_OK;
     case DLM_PRECISION_F32: return DLM_OK;
     case DLM_PRECISION_BF16: *type = DLM_BF16; return DLM_OK;
-    case DLM_PRECISION_I8: return dlm__fail(err, DLM_UNSUPPORTED, "nothing is trained in int8");
+    case DLM_PRECISION_INT8: return dlm__fail(err, DLM_UNSUPPORTED, "nothing is trained in int8");
     }
     return dlm__fail(err, DLM_ARGUMENT, "precision %d is no such value", (int)precision);
 }
@@ -166,7 +166,7 @@ static dlm_status read_model(dlm_model *model, const dlm_source *source, const d
     DLM_TRY(look_at_tensors(model, &source->tensors, err));
     const bool stored =
         options->precision == DLM_PRECISION_AUTO && dlm__weights_are_int8(model->layout, &source->tensors);
-    DLM_TRY(choose_type(model, stored ? DLM_PRECISION_I8 : options->precision, err));
+    DLM_TRY(choose_type(model, stored ? DLM_PRECISION_INT8 : options->precision, err));
     if (!with_values) return DLM_OK;
     DLM_TRY(allocate_network(model, err));
     DLM_TRY(dlm__weights_read(model->layout, &source->tensors, model->network.params, err));
@@ -313,7 +313,7 @@ const dlm_tokenizer *dlm_model_tokenizer(const dlm_model *model) {
 }
 
 dlm_precision dlm_model_precision(const dlm_model *model) {
-    if (model->int8) return DLM_PRECISION_I8;
+    if (model->int8) return DLM_PRECISION_INT8;
     return model->network.type == DLM_BF16 ? DLM_PRECISION_BF16 : DLM_PRECISION_F32;
 }
 

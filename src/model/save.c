@@ -72,7 +72,7 @@ static dlm_status get_bytes(void *user, size_t i, const void **bytes, dlm_error 
     const float *values;
     DLM_TRY(w->saved->values(w->saved->user, part->param + raw + w->first, &values, err));
     *bytes = values;
-    if (w->numbers == DLM_NUMBERS_I8)
+    if (w->numbers == DLM_NUMBERS_INT8)
         return param->token_matrix ? get_int8(w, part, values, bytes, err) : DLM_OK;
     if (w->numbers == DLM_NUMBERS_F32) return DLM_OK;
     *bytes = w->halves;
@@ -84,7 +84,7 @@ static dlm_status get_bytes(void *user, size_t i, const void **bytes, dlm_error 
 }
 
 static bool is_int8(const writer *w, const dlm_param *param) {
-    return w->numbers == DLM_NUMBERS_I8 && param->token_matrix;
+    return w->numbers == DLM_NUMBERS_INT8 && param->token_matrix;
 }
 
 /* Adds parameter i to what the file will hold, or what there is to it in float32 beside its integers. */
@@ -113,7 +113,7 @@ static void announce_integers(writer *w, size_t i) {
 /* What values are made into on their way to the file. */
 static dlm_status allocate(writer *w, size_t largest, size_t most_rows, dlm_error *err) {
     bool ok = true;
-    if (w->numbers == DLM_NUMBERS_I8) {
+    if (w->numbers == DLM_NUMBERS_INT8) {
         DLM_TRY(dlm__compute_create(NULL, &w->compute, err));
         w->integers = dlm__calloc(largest, sizeof *w->integers);
         w->scale = dlm__calloc(most_rows, sizeof *w->scale);
@@ -252,9 +252,9 @@ dlm_status dlm__save(const dlm_saved *saved, const char *path, const dlm_save_op
     const bool torch = ends_with(path, ".pt") || ends_with(path, ".pth"),
                file = torch || ends_with(path, ".safetensors");
     writer w;
-    if ((unsigned)options->numbers > DLM_NUMBERS_I8)
+    if ((unsigned)options->numbers > DLM_NUMBERS_INT8)
         return dlm__fail(err, DLM_ARGUMENT, "numbers %d is no such value", (int)options->numbers);
-    if (torch && options->numbers == DLM_NUMBERS_I8)
+    if (torch && options->numbers == DLM_NUMBERS_INT8)
         return dlm__fail(err, DLM_UNSUPPORTED,
                          "%s: a .pt cannot hold int8 weights: a folder or a .safetensors file can", path);
     if (file) DLM_TRY(check_file(path, options->overwrite, err));

@@ -51,12 +51,12 @@ static void near_float(dlm_compute *compute, const char *folder) {
     char name[128];
     (void)snprintf(name, sizeof name, "%s/model.safetensors", folder);
     dlm_model *full = load(golden_path(name), DLM_PRECISION_F32),
-              *small = load(golden_path(name), DLM_PRECISION_I8);
+              *small = load(golden_path(name), DLM_PRECISION_INT8);
     dlm_compute *plain = NULL;
     dlm_error err;
     REQUIRE(full != NULL && small != NULL);
     REQUIRE_OK(dlm__compute_create("reference", &plain, &err), &err);
-    CHECK_INT_EQ(dlm_model_precision(small), DLM_PRECISION_I8);
+    CHECK_INT_EQ(dlm_model_precision(small), DLM_PRECISION_INT8);
     size_t n, V = full->layout->config.vocab_size;
     float *want = logits_of(compute, full, folder, false, &n),
           *got = logits_of(compute, small, folder, false, &n),
@@ -83,7 +83,7 @@ static void convert_to(const char *path) {
     dlm_convert_options options = dlm_convert_defaults();
     dlm_error err;
     options.both = false;
-    options.save.numbers = DLM_NUMBERS_I8;
+    options.save.numbers = DLM_NUMBERS_INT8;
     CHECK_OK(dlm_model_convert(golden_path("tiny/final.pt"), path, &options, &err), &err);
 }
 
@@ -93,18 +93,18 @@ TEST(files) {
     const char *dir = temporary_dir(), *file = path_in(dir, "small.safetensors"),
                *again = path_in(dir, "again");
     convert_to(file);
-    dlm_model *made = load(golden_path("tiny/final.pt"), DLM_PRECISION_I8),
+    dlm_model *made = load(golden_path("tiny/final.pt"), DLM_PRECISION_INT8),
               *stored = load(file, DLM_PRECISION_AUTO), *wide = load(file, DLM_PRECISION_F32);
     REQUIRE(made != NULL && stored != NULL && wide != NULL);
     const size_t bytes = made->layout->total * sizeof(float);
-    CHECK_INT_EQ(dlm_model_precision(stored), DLM_PRECISION_I8);
+    CHECK_INT_EQ(dlm_model_precision(stored), DLM_PRECISION_INT8);
     CHECK_INT_EQ(dlm_model_precision(wide), DLM_PRECISION_F32);
     CHECK_MEM_EQ(wide->network.params, made->network.params, bytes);
     CHECK_ALL_CLOSE(stored->network.params, made->network.params, made->layout->total, 1e-7);
     /* Once more, from the values: nothing moves but by the last bit of a scale. */
     dlm_save_options options = dlm_save_defaults();
     dlm_error err;
-    options.numbers = DLM_NUMBERS_I8;
+    options.numbers = DLM_NUMBERS_INT8;
     REQUIRE_OK(dlm_model_save(stored, again, &options, &err), &err);
     dlm_model *twice = load(again, DLM_PRECISION_AUTO);
     REQUIRE(twice != NULL);
@@ -193,7 +193,7 @@ TEST(files_that_are_wrong) {
     refused(bad, DLM_UNSUPPORTED, "tok_embed.weight holds I8");
     dlm_convert_options options = dlm_convert_defaults();
     dlm_error err;
-    options.save.numbers = DLM_NUMBERS_I8;
+    options.save.numbers = DLM_NUMBERS_INT8;
     CHECK_STATUS(dlm_model_convert(file, path_in(dir, "x.pt"), &options, &err), DLM_UNSUPPORTED, &err);
     CHECK_SAYS(&err, "a .pt cannot hold int8 weights");
 }
@@ -214,7 +214,7 @@ TEST(a_trained_model_keeps_its_likelihood) {
         o.steps = 150;
         o.warmup = 15;
         REQUIRE(train(&o, SIZE_MAX, &report));
-        dlm_model *full = load(o.run, DLM_PRECISION_F32), *small = load(o.run, DLM_PRECISION_I8);
+        dlm_model *full = load(o.run, DLM_PRECISION_F32), *small = load(o.run, DLM_PRECISION_INT8);
         dlm_data *texts = NULL;
         dlm_error err;
         dlm_eval_options options = dlm_eval_defaults();

@@ -51,8 +51,8 @@ TEST(random_models_have_a_config) {
     dlm_error err = {0};
     CHECK_STATUS(dlm_model_random(&wrong, DLM_PRECISION_AUTO, 0, &model, &err), DLM_ARGUMENT, &err);
     CHECK(model == NULL);
-    CHECK_OK(dlm_model_random(&config, DLM_PRECISION_I8, 0, &model, &err), &err);
-    CHECK_INT_EQ(dlm_model_precision(model), DLM_PRECISION_I8);
+    CHECK_OK(dlm_model_random(&config, DLM_PRECISION_INT8, 0, &model, &err), &err);
+    CHECK_INT_EQ(dlm_model_precision(model), DLM_PRECISION_INT8);
     dlm_model_free(model);
 }
 

@@ -71,7 +71,7 @@ TEST(options_out_of_range) {
     REFUSED(o.hidden_size = 0, "hidden_size is 0");
     REFUSED(o.weight = (dlm_loss_weight)9, "weight is 9");
     REFUSED(o.optimizer = (dlm_optimizer)-1, "optimizer is -1");
-    REFUSED(o.precision = DLM_PRECISION_I8, "precision is 3");
+    REFUSED(o.precision = DLM_PRECISION_INT8, "precision is 3");
     REFUSED((o.steps = 0, o.epochs = 0), "minutes, steps and epochs");
     REFUSED((o.steps = 0, o.epochs = 1e9), "epochs");
     REFUSED(o.recipe = DLM_RECIPE_ORIGINAL, "tail_share is 0.1, but the original");
