@@ -119,9 +119,9 @@ class Model(Owner):
         behind it if you like.
 
         weights: "ema" or "raw". precision of matrix products: "auto" (bf16 where the processor multiplies it), "f32",
-        "bf16" or "int8" (docs/performance.md). tokenizer: a folder or tokenizer.json instead of the one beside the model. schedule: "cosine" or
-        "linear" instead of the model's own. heads: of a state dict that comes without config. progress(stage, done,
-        total, seconds): of a download.
+        "bf16" or "int8" (docs/performance.md). tokenizer: a folder, tokenizer.json or id of the Hub instead of the one
+        beside the model. schedule: "cosine" or "linear" instead of the model's own. heads: of a state dict that comes
+        without config. progress(stage, done, total, seconds): of a download.
         """
         return cls._read(
             lib.dlm_model_load,
