@@ -10,7 +10,7 @@ rm -rf "$venv"
     exit 1
 }
 echo "installing $(tr '\n' ' ' < "$wanted")to $venv"
-"$venv/bin/pip" install --disable-pip-version-check -r "$wanted" > build/pip.log 2>&1 || {
+"$venv/bin/python" -m pip install --disable-pip-version-check -r "$wanted" > build/pip.log 2>&1 || {
     tail -n 5 build/pip.log >&2
     exit 1
 }

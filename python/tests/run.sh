@@ -6,7 +6,7 @@ set -eu
 # cffi's module is compiled: Python's headers have to be there
 "$venv/bin/python" -c 'import os, sysconfig; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")' \
     2> /dev/null || echo 'Python.h is not there: in Debian it is the package python3-dev' >&2
-"$venv/bin/pip" install --disable-pip-version-check --force-reinstall --no-deps ./python ./python/compat \
+"$venv/bin/python" -m pip install --disable-pip-version-check --force-reinstall --no-deps ./python ./python/compat \
     > build/pip.log 2>&1 || {
     tail -n 20 build/pip.log >&2
     exit 1
