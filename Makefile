@@ -278,7 +278,7 @@ tidy: | deps
 format:
 	clang-format -i $(FORMATTED)
 format-check:
-	clang-format --dry-run --Werror $(FORMATTED)
+	@clang-format --dry-run --Werror $(FORMATTED)
 
 # ---- install ------------------------------------------------------------------------------------------------------------
 
