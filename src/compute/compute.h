@@ -130,7 +130,7 @@ void dlm__gated_residual_backward(dlm_compute *compute, dlm_segments seg, size_t
 
 /* y (n) = GELU, tanh form. */
 void dlm__gelu(dlm_compute *compute, size_t n, const float *x, void *y, dlm_dtype type);
-/* dx (n) = dy * GELU'(x); y (may be NULL) computed again. dx and y of `type`. */
+/* dx (n) = dy * GELU'(x); y (may be NULL) computed again. dx and y of `type`; in float32 dx may be dy. */
 void dlm__gelu_backward(dlm_compute *compute, size_t n, const float *x, const float *dy, void *dx, void *y,
                         dlm_dtype type);
 /* y (n) = x sigmoid(x); dx (n) = dy * SiLU'(x). */

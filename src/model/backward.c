@@ -100,9 +100,8 @@ static const void *attention_backward(dlm_workspace *w, const dlm_layer *layer) 
     if (config->position == DLM_POSITION_BOTH) {
         dlm__rotate(w->compute, w->seg, H, D, w->cos_table, w->sin_table, true, back->wide);
     }
-    void *dqkv = w->type == DLM_F32 ? (void *)back->wide : back->wide_operand;
-    make_operand(w, w->T, w->T_rounded, 3 * C, back->wide, dqkv);
-    return dqkv;
+    make_operand(w, w->T, w->T_rounded, 3 * C, back->wide, back->wide_operand);
+    return back->wide_operand;
 }
 
 /* Of mid = h + gate1 * attn(LN(h) * (1 + scale1) + shift1): back.dh from d mid to d h. */

@@ -29,9 +29,9 @@ typedef struct dlm_backward_memory {
     void *dy;                  /* (T,C) operand */
     float *narrow;             /* (T,C) */
     float *wide;               /* (T, max(F,3C)) */
-    void *wide_operand;        /* (T, max(F,3C)) */
-    float *dfinal;             /* (R,C) of the final norm's output */
-    float *drows;              /* (R,C) of its input */
+    void *wide_operand;        /* (T, max(F,3C)); wide itself in float32 */
+    float *dfinal;             /* (R,C) of the final norm's output, in wide */
+    float *drows;              /* (R,C) of its input, in narrow */
     void *dlogits;             /* (chunk,V) operand; the logits themselves in float32 */
 } dlm_backward_memory;
 

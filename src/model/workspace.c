@@ -60,7 +60,7 @@ static void lay_time(dlm_workspace *w, size_t S) {
     w->final_mod = floats(w, S, 2 * C);
 }
 
-static void lay_backward(dlm_workspace *w, size_t T, size_t S, size_t R) {
+static void lay_backward(dlm_workspace *w, size_t T, size_t S) {
     const dlm_config *config = &w->layout->config;
     size_t C = config->hidden_size, F = dlm__config_hidden(config), wide = F > 3 * C ? F : 3 * C;
     dlm_backward_memory *back = &w->back;
@@ -74,9 +74,9 @@ static void lay_backward(dlm_workspace *w, size_t T, size_t S, size_t R) {
     back->dy = operands(w, T, C);
     back->narrow = floats(w, T, C);
     back->wide = floats(w, T, wide);
-    back->wide_operand = operands(w, T, wide);
-    back->dfinal = floats(w, R, C);
-    back->drows = floats(w, R, C);
+    back->wide_operand = convert ? operands(w, T, wide) : back->wide;
+    back->drows = back->narrow;
+    back->dfinal = back->wide; /* R is less than 2 T, and wide at least 3 C */
     back->dlogits = convert ? operands(w, w->chunk, config->vocab_size) : (void *)w->logits;
 }
 
@@ -107,7 +107,7 @@ static void lay(dlm_workspace *w) {
     w->final_rstd = floats(w, R, 1);
     w->final_a = operands(w, R, C);
     w->logits = floats(w, w->chunk, config->vocab_size);
-    if (w->size.training) lay_backward(w, T, S, R);
+    if (w->size.training) lay_backward(w, T, S);
 }
 
 static dlm_status check_size(dlm_workspace_size size, dlm_error *err) {

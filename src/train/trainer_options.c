@@ -33,7 +33,7 @@ dlm_train_options dlm_train_defaults(dlm_recipe recipe) {
         .ema = 0.999,
         .tail_share = original ? 0 : 0.1,
         .precision = DLM_PRECISION_AUTO,
-        .micro_tokens = 4096,
+        .micro_tokens = 2048,
         .log_every = 50,
         .eval_every = 1000,
         .sample_every = 1000,

@@ -152,7 +152,7 @@ check 'were used' cmp "$work/made/checkpoints/step-00000004/model.safetensors" \
 (cd "$work" && find short -type f -exec cksum {} + | sort) > "$work/before"
 refuses 1 "$work/short is already there; --resume goes on with it" train -d "$D" -o "$work/short" --steps 5
 refuses 1 'lr was 0.005, is 1' train -o "$work/short" --resume --lr 1 --steps 12
-refuses 1 'seed was 0, is 3; micro_tokens was 4096, is 7' train -o "$work/short" --resume --seed 3 --micro-tokens 7 --steps 12
+refuses 1 'seed was 0, is 3; micro_tokens was 2048, is 7' train -o "$work/short" --resume --seed 3 --micro-tokens 7 --steps 12
 refuses 1 'has done 9 steps, more than the 5' train -o "$work/short" --resume --steps 5
 run tokenizer train "$work/text" -o "$work/other" --vocab-size 290 --quiet
 run prepare "$work/text" -t "$work/other" -o "$work/foreign" --quiet
