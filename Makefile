@@ -58,6 +58,7 @@ endif
 
 # MPI's own compiler driver knows where its header is, and is asked only where that is needed.
 MPI_CC = OMPI_CC='$(CC)' MPICH_CC='$(CC)' mpicc
+MPI_INCLUDES = $(if $(filter 1,$(MPI)),$(addprefix -isystem ,$(shell mpicc --showme:incdirs)))
 ifeq ($(MPI),1)
 LDLIBS := -lmpi $(LDLIBS)
 endif
@@ -223,7 +224,7 @@ $(GOLDEN_STAMP): $(wildcard tests/golden/*) | deps
 # Scripts look at the built files and the sources, which one configuration is enough for.
 TEST_SCRIPTS := $(if $(filter release,$(MODE)),$(SCRIPTS))
 TEST_ENVIRONMENT = GOLDEN='$(abspath $(GOLDEN))' SHARED='$(abspath $(SHARED))' PROGRAM='$(abspath $(PROGRAM))' \
-    OUT='$(abspath $(OUT))' CC='$(CC)' MAKE='$(MAKE)' BACKEND='$(BACKEND)' MODE='$(MODE)' LDLIBS='$(LDLIBS)'
+    OUT='$(abspath $(OUT))' CC='$(CC)' MAKE='$(MAKE)' BACKEND='$(BACKEND)' MODE='$(MODE)' MPI='$(MPI)' LDLIBS='$(LDLIBS)'
 
 .PHONY: test asan
 test: all $(UNIT_TESTS) $(REPLAYS) $(GOLDEN_STAMP)
@@ -232,6 +233,13 @@ test: all $(UNIT_TESTS) $(REPLAYS) $(GOLDEN_STAMP)
 
 asan:
 	@$(MAKE) --no-print-directory MODE=asan test
+
+# Training by several processes, in a build with MPI.
+.PHONY: test-mpi test-mpi-run
+test-mpi:
+	@$(MAKE) --no-print-directory MPI=1 test-mpi-run
+test-mpi-run: $(PROGRAM) $(OUT)/tests/unit/test_ranks $(GOLDEN_STAMP)
+	@$(TEST_ENVIRONMENT) tests/run.sh tests/mpi.sh
 
 # The program held against PyTorch, the Hugging Face libraries and TensorBoard, which go to build/venv.
 .PHONY: test-oracles
@@ -274,7 +282,7 @@ FORMATTED = $(wildcard include/*.h src/*/*.[ch] cli/*.[ch] bench/*.c tests/*.[ch
 tidy: | deps
 	@command -v clang-tidy > /dev/null || { echo 'clang-tidy is not installed'; exit 1; }
 	@printf '%s\n' $(LIB_SOURCES) $(ISA_SOURCES) $(CLI_SOURCES) | xargs -P 2 -I{} sh -c \
-	    'clang-tidy --quiet {} -- $(filter-out -Werror,$(CFLAGS_ALL)) -DDLM_ISA=baseline 2> /dev/null || { echo {}; exit 1; }'
+	    'clang-tidy --quiet {} -- $(filter-out -Werror,$(CFLAGS_ALL)) $(MPI_INCLUDES) -DDLM_ISA=baseline 2> /dev/null || { echo {}; exit 1; }'
 format:
 	clang-format -i $(FORMATTED)
 format-check:
@@ -335,6 +343,7 @@ help:
 	@echo 'make               static and shared library, command (build/diffusionlm)'
 	@echo 'make story         train a small model for some minutes and let it write a story'
 	@echo 'make test          every test that needs neither Python nor network; GOLDEN=DIR: on other fixtures'
+	@echo 'make test-mpi      training by several processes, in a build with MPI'
 	@echo 'make test-oracles  the program held against PyTorch and Hugging Face (installs them to build/venv)'
 	@echo 'make test-python   the Python package, built and installed in build/venv'
 	@echo 'make asan          make test under the address and undefined-behaviour sanitizers'
@@ -345,4 +354,4 @@ help:
 	@echo 'make install uninstall          PREFIX=$(PREFIX), DESTDIR'
 	@echo 'make deps          install what is missing'
 	@echo 'make clean'
-	@echo 'Variables: BACKEND=onednn|reference, MODE=release|asan, CC=gcc|clang, CFLAGS, LDFLAGS'
+	@echo 'Variables: BACKEND=onednn|reference, MODE=release|asan, MPI=0|1, CC=gcc|clang, CFLAGS, LDFLAGS'

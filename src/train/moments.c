@@ -4,6 +4,7 @@
 
 #include "format/safetensors.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,7 +152,9 @@ dlm_status dlm__moments_serve(const dlm_learner *learner, dlm_error *err) {
         uint64_t asked = DONE;
         DLM_TRY(ask(learner, &asked, err));
         if (asked == DONE) return DLM_OK;
-        DLM_TRY(gather(learner, find(learner, (size_t)asked - 1), err));
+        const moment m = find(learner, (size_t)asked - 1);
+        assert(m.param != NULL);
+        DLM_TRY(gather(learner, m, err));
     }
 }
 

@@ -197,4 +197,12 @@ succeeds 'in folders that are not there' train "$work/text" -o "$work/new/runs/o
 # shellcheck disable=SC2086
 succeeds 'by the clock' train -d "$D" -o "$work/clock" $tiny --minutes 0.01 --quiet
 check 'every option was tried' covered train
+
+# One of several that were started together must not train by itself, unless it can join them (tests/mpi.sh).
+if [ "${MPI:-0}" = 0 ]; then
+    export OMPI_COMM_WORLD_SIZE=2
+    refuses 1 'one of 2 processes that were started together, and this build trains in one alone' train -d "$D" -o "$work/no"
+    check 'nothing was made' test ! -e "$work/no"
+    unset OMPI_COMM_WORLD_SIZE
+fi
 finish
