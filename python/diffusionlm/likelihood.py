@@ -137,8 +137,8 @@ def evaluate(
 
 
 def evaluate_pair(
-    first: Model,
-    second: Model,
+    first: Model | str | os.PathLike[str],
+    second: Model | str | os.PathLike[str],
     data: Data | str | os.PathLike[str],
     *,
     seed: int | None = None,
@@ -149,16 +149,21 @@ def evaluate_pair(
     max_documents: int | None = None,
     progress: Shown = None,
 ) -> Pair:
-    """Measures two models on the same windows (by default as long as both take) and masks. Options are those of
-    evaluate. Raises MismatchError where one scores the end token, or pads, and the other does not."""
+    """Measures two models, or what Model.load takes, on the same windows (by default as long as both take) and masks.
+
+    Options are those of evaluate. Raises MismatchError where one scores the end token, or pads, and the other does not.
+    """
+    from .model import model_of  # which has these functions as methods, and so needs this module first
+
     options = _eval_options(seed, draws, masks, exact, seq_len, max_documents)
     results, difference = ffi.new("dlm_eval_result[2]"), ffi.new("dlm_eval_result *")
+    one, other = model_of(first), model_of(second)
     _watched(
         options,
         progress,
         lib.dlm_eval_pair,
-        first._pointer,
-        second._pointer,
+        one._pointer,
+        other._pointer,
         data_of(data)._pointer,
         options.struct,
         results,

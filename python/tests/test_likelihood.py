@@ -174,6 +174,8 @@ def test_pairs_are_the_commands(run, small_model):
     difference = pair.second.all.nelbo - pair.first.all.nelbo
     assert math.isclose(pair.difference.all.nelbo, difference, abs_tol=1e-9)
     assert 0 < pair.difference.all.standard_error < pair.first.all.standard_error
+    named = evaluate_pair(str(small_model), second, data, draws=4, max_documents=9)
+    assert named.second.all == evaluate_pair(first, second, data, draws=4, max_documents=9).second.all
     told = run("eval", "-m", small_model, "-m", small_model, "-d", data, "--json", "--draws", 4, "--documents", 40,
                "--precision", "f32", "--seed", 2)  # fmt: skip
     check_evaluation(pair.first, json.loads(told)["models"][0])
