@@ -112,7 +112,19 @@ void dlm__compute_free(dlm_compute *compute) {
     free(compute);
 }
 
+/* Whether OpenMP may have ended threads of this one's team since dlm__team_settled, and begun others. */
+static _Thread_local bool team_changed = true;
+
+bool dlm__team_changed(void) {
+    return team_changed;
+}
+
+void dlm__team_settled(void) {
+    team_changed = false;
+}
+
 dlm_status dlm__compute_status(const dlm_compute *compute, dlm_error *err) {
+    team_changed = true; /* a pass begins, or ends: what the caller runs in between is not known */
     if (compute->error.status != DLM_OK && err != NULL) *err = compute->error;
     return compute->error.status;
 }
@@ -139,6 +151,7 @@ size_t dlm__round_rows(const dlm_compute *compute, size_t rows) {
 
 int dlm__team(size_t n, size_t grain) {
     const size_t wanted = n / grain, threads = dlm__threads();
+    if (wanted > 1 && wanted < threads) team_changed = true; /* the others of a larger team end */
     return (int)(wanted < 1 ? 1 : wanted < threads ? wanted : threads);
 }
 

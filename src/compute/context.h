@@ -24,6 +24,10 @@ float *dlm__scratch(dlm_compute *compute, size_t parts, size_t count, size_t *st
 
 /* How many threads n units of work are worth, `grain` units each at least: 1 .. dlm__threads(). */
 int dlm__team(size_t n, size_t grain);
+/* Whether the threads of this one's team may be others than when it was last said to be settled: a smaller
+ * team ends threads, a larger one begins some. */
+bool dlm__team_changed(void);
+void dlm__team_settled(void);
 
 /* Elements of element-wise work that are worth a thread of their own: some microseconds. */
 #define DLM_GRAIN ((size_t)8192)

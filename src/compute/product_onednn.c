@@ -241,15 +241,17 @@ static void block_signals(sigset_t *before) {
     (void)pthread_sigmask(SIG_BLOCK, &set, before);
 }
 
-/* Before each product: threads come and go as teams of other sizes work. */
+/* Threads come and go as teams of other sizes work; where none did, the region would cost more than a small
+ * product. */
 static void deafen_others(void) {
     const size_t threads = dlm__threads();
-    if (threads == 1) return;
+    if (threads == 1 || !dlm__team_changed()) return;
 #pragma omp parallel num_threads((int)threads)
     if (!deaf && omp_get_thread_num() != 0) {
         block_signals(NULL);
         deaf = true;
     }
+    dlm__team_settled();
 }
 
 /* ---- interface ---------------------------------------------------------------------------------------- */
