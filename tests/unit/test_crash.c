@@ -55,6 +55,7 @@ static bool run_and_kill(const dlm_train_options *options, double ms) {
     pid_t child = fork();
     if (child == 0) {
         dlm_error err;
+        dlm_set_threads(1); /* which a child forgets where OpenMP is LLVM's */
         dlm_status status = go_on(options, &err);
         if (status != DLM_OK) (void)fprintf(stderr, "%s\n", err.message);
         _exit(status == DLM_OK ? 0 : 1);
