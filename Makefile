@@ -87,11 +87,13 @@ ISA_SOURCES := $(filter src/compute/isa_%.c,$(LIB_SOURCES))
 LIB_SOURCES := $(filter-out $(ISA_SOURCES),$(LIB_SOURCES))
 ISAS := baseline
 ifneq ($(filter x86_64%,$(or $(shell $(CC) -dumpmachine 2> /dev/null),$(shell uname -m))),)
-ISAS += avx2 avx512
+ISAS += avx2 avx512 avx512_bf16
 endif
 ISA_FLAGS_baseline :=
 ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c -ffp-contract=fast
 ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512 -ffp-contract=fast
+# And products of bfloat16 and of bytes.
+ISA_FLAGS_avx512_bf16 := $(ISA_FLAGS_avx512) -mavx512bf16 -mavx512vnni
 
 CLI_SOURCES := $(wildcard cli/*.c)
 UNIT_SOURCES := $(wildcard tests/unit/*.c)

@@ -18,6 +18,10 @@ static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+static bool has_avx512_bf16(void) {
+    return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 static bool always(void) {
@@ -29,6 +33,7 @@ static const struct instruction_set {
     bool (*available)(void);
 } instruction_sets[] = {
 #if defined(__x86_64__)
+    {&dlm__kernels_avx512_bf16, has_avx512_bf16},
     {&dlm__kernels_avx512, has_avx512},
     {&dlm__kernels_avx2, has_avx2},
 #endif
@@ -96,6 +101,8 @@ dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error
             return status;
         }
         made->onednn_int8 = dlm__onednn_int8_exact();
+        made->pairs =
+            set->kernels == &dlm__kernels_avx512_bf16 && dlm__onednn_bf16_fast() && !dlm__onednn_has_amx();
         made->widen_bf16 = !dlm__onednn_bf16_fast() || !dlm__onednn_has_bf16(made->onednn);
     }
 #endif

@@ -10,6 +10,7 @@ typedef struct dlm_onednn dlm_onednn;
 struct dlm_compute {
     const dlm_kernels *kernels;
     dlm_onednn *onednn; /* NULL: products by plain loops */
+    bool pairs;         /* products of bfloat16 are this library's own */
     bool widen_bf16;    /* oneDNN gets bfloat16 operands widened to float32 */
     bool onednn_int8;   /* products of 8-bit integers are oneDNN's */
     unsigned char *scratch;
@@ -58,6 +59,13 @@ static inline size_t dlm__segment_of(dlm_segments seg, size_t row) {
     return low;
 }
 
+/* ---- own products of bfloat16 (product_pairs.c) -------------------------------------------------------- */
+
+/* Whether these take a product: rows of pairs have to lie side by side. */
+bool dlm__pairs_can(const dlm_product *product);
+void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
+                       const float *bias, float *Y);
+
 /* ---- oneDNN (product_onednn.c; only in builds with it) ------------------------------------------------ */
 
 dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err);
@@ -66,6 +74,8 @@ void dlm__onednn_free(dlm_onednn *onednn);
 bool dlm__onednn_has_bf16(const dlm_onednn *onednn);
 /* Whether they are faster than those of float32. */
 bool dlm__onednn_bf16_fast(void);
+/* Whether they are made by matrix units. */
+bool dlm__onednn_has_amx(void);
 /* Whether its products of 8-bit integers are exact here. */
 bool dlm__onednn_int8_exact(void);
 /* Elements between the rows of a product's matrices as they are stored. */

@@ -26,6 +26,9 @@
     X(rotate)                  \
     X(attention)               \
     X(attention_backward)      \
+    X(pack_rows)               \
+    X(pack_columns)            \
+    X(pairs_product)           \
     X(softmax)                 \
     X(cross_entropy)           \
     X(quantise)                \

@@ -20,9 +20,23 @@ typedef struct dlm_head {
     const float *q, *k, *v;
 } dlm_head;
 
-/* Columns of 8-bit weights that lie together: a panel holds, for each pair of neighbouring inputs, the pair
- * of each column after the other's; what is missing at the end of either is 0. */
+/* Columns of the right factor of a product that lie together: a panel holds, for each pair of neighbouring
+ * inputs, the pair of each column after the other's; what is missing at the end of either is 0. */
 #define DLM_PANEL ((size_t)16)
+
+/* A product of bfloat16 whose right factor lies in panels: for each pair of neighbouring inputs the pair of
+ * each of DLM_PANEL columns after the other's; what is missing at the end of either is 0. Pair k of row i of
+ * the left factor is at a + 2 (i * row + k * step). y = or += it, + bias. */
+typedef struct dlm_pairs {
+    size_t rows, pairs, columns; /* pairs of inputs */
+    const dlm_bf16 *a;
+    size_t row, step;
+    const dlm_bf16 *panels; /* (columns / DLM_PANEL, pairs, DLM_PANEL, 2) */
+    const float *bias;      /* (columns), or NULL */
+    bool add;
+    float *y; /* (rows, columns), rows `stride` apart */
+    size_t stride;
+} dlm_pairs;
 
 /* Rows of 8-bit activations, and a panel. */
 typedef struct dlm_int8_operands {
@@ -79,6 +93,12 @@ typedef struct dlm_kernels {
     void (*attention_backward)(const dlm_head *head, const float *lse, size_t lse_stride, const float *d_o,
                                size_t o_stride, float *dq, float *dk, float *dv, float *scratch);
 
+    /* A panel of K inputs, rounded: its columns are the n <= DLM_PANEL rows of x, K long and `stride` apart,
+     * or the first columns of x, K rows that are `stride` apart. */
+    void (*pack_rows)(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel);
+    void (*pack_columns)(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel);
+    void (*pairs_product)(const dlm_pairs *product);
+
     /* One row. */
     void (*softmax)(size_t V, float scale, float *x);
     float (*cross_entropy)(size_t V, const float *logits, size_t target, float weight, void *dlogits,
@@ -110,7 +130,7 @@ typedef struct dlm_kernels {
 } dlm_kernels;
 
 extern const dlm_kernels dlm__kernels_reference, dlm__kernels_baseline, dlm__kernels_avx2,
-    dlm__kernels_avx512;
+    dlm__kernels_avx512, dlm__kernels_avx512_bf16;
 
 /* The distance between rows of L scores: whole vectors, and an odd number of cache lines, since rows a power
  * of two apart would all fall on the same few sets of the first cache. */

@@ -129,6 +129,10 @@ void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A
         empty(product, bias, Y);
         return;
     }
+    if (compute->pairs && product->type == DLM_BF16 && dlm__pairs_can(product)) {
+        dlm__pairs_matmul(compute, product, A, B, bias, Y);
+        return;
+    }
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn != NULL) {
         const dlm_strides tight = {.A = product->transpose_a ? product->M : product->K,

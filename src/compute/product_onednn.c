@@ -293,12 +293,17 @@ bool dlm__onednn_int8_exact(void) {
     return ((unsigned)dnnl_get_effective_cpu_isa() & vnni) == vnni;
 }
 
+bool dlm__onednn_has_amx(void) {
+    const unsigned amx = dnnl_cpu_isa_avx512_core_amx;
+    return ((unsigned)dnnl_get_effective_cpu_isa() & amx) == amx;
+}
+
 /* With AMX it is many times faster; with the vector instruction alone twice on AMD's processors, and half as
  * fast on Intel's (measured; oneDNN 2.6 and Zen 4, Sapphire Rapids with its AMX hidden). */
 bool dlm__onednn_bf16_fast(void) {
     const unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
-    const unsigned amx = dnnl_cpu_isa_avx512_core_amx, vector = dnnl_cpu_isa_avx512_core_bf16;
-    if ((isa & amx) == amx) return true;
+    const unsigned vector = dnnl_cpu_isa_avx512_core_bf16;
+    if (dlm__onednn_has_amx()) return true;
 #if defined(__x86_64__)
     return (isa & vector) == vector && __builtin_cpu_is("amd");
 #else

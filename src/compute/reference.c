@@ -227,6 +227,50 @@ static void attention_backward(const dlm_head *head, const float *lse, size_t ls
     }
 }
 
+/* ---- products of bfloat16 from panels ------------------------------------------------------------------ */
+
+static void to_bf16(size_t n, const float *x, dlm_bf16 *y);
+static void from_bf16(size_t n, const dlm_bf16 *x, float *y);
+
+static void pack(size_t K, size_t n, const void *x, dlm_dtype type, size_t row, size_t column,
+                 dlm_bf16 *panel) {
+    for (size_t k = 0; k < K + K % 2; k++)
+        for (size_t c = 0; c < DLM_PANEL; c++) {
+            dlm_bf16 *to = panel + (k / 2 * DLM_PANEL + c) * 2 + k % 2;
+            *to = 0;
+            if (k >= K || c >= n) continue;
+            const void *from = dlm__const_element(x, type, k * row + c * column);
+            if (type == DLM_BF16)
+                *to = *(const dlm_bf16 *)from;
+            else
+                to_bf16(1, from, to);
+        }
+}
+
+static void pack_rows(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel) {
+    pack(K, n, x, type, 1, stride, panel);
+}
+
+static void pack_columns(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel) {
+    pack(K, n, x, type, stride, 1, panel);
+}
+
+static void pairs_product(const dlm_pairs *x) {
+    for (size_t i = 0; i < x->rows; i++)
+        for (size_t j = 0; j < x->columns; j++) {
+            const dlm_bf16 *panel = x->panels + j / DLM_PANEL * x->pairs * DLM_PANEL * 2;
+            float *y = x->y + i * x->stride + j;
+            float sum = (x->add ? *y : 0) + (x->bias == NULL ? 0 : x->bias[j]);
+            for (size_t k = 0; k < x->pairs; k++) {
+                float a[2], b[2];
+                from_bf16(2, x->a + 2 * (i * x->row + k * x->step), a);
+                from_bf16(2, panel + (k * DLM_PANEL + j % DLM_PANEL) * 2, b);
+                sum += a[0] * b[0] + a[1] * b[1];
+            }
+            *y = sum;
+        }
+}
+
 /* ---- products of 8-bit integers ------------------------------------------------------------------------ */
 
 static float quantise(size_t n, const float *x, int16_t *q) {
@@ -371,6 +415,9 @@ const dlm_kernels dlm__kernels_reference = {
     .rotate = rotate,
     .attention = attention,
     .attention_backward = attention_backward,
+    .pack_rows = pack_rows,
+    .pack_columns = pack_columns,
+    .pairs_product = pairs_product,
     .softmax = softmax,
     .cross_entropy = cross_entropy,
     .quantise = quantise,

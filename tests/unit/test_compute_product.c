@@ -64,12 +64,16 @@ static void all_products(dlm_compute *compute, bool widen) {
 
 static void products(dlm_compute *plain, dlm_compute *compute) {
     (void)plain;
-    const bool widen = compute->widen_bf16;
+    const bool widen = compute->widen_bf16, pairs = compute->pairs;
+    compute->pairs = true;
+    all_products(compute, true);
+    compute->pairs = false;
     all_products(compute, true);
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn != NULL && dlm__onednn_has_bf16(compute->onednn)) all_products(compute, false);
 #endif
     compute->widen_bf16 = widen;
+    compute->pairs = pairs;
 }
 
 TEST(products) {

@@ -1,0 +1,133 @@
+/* Products of bfloat16 by this library's own kernels: the threads pack what is not packed, then share tiles
+ * of the result. */
+#include "compute/context.h"
+
+#include <omp.h>
+
+/* Inputs that are packed and multiplied at a time. A panel's part of them stays in the second cache;
+ * gradients of weights, whose both factors are packed, have as many inputs as there are tokens, and what is
+ * packed of them in the third. */
+#define MOST_INPUTS ((size_t)4096)
+#define MOST_PACKED ((size_t)1024)
+/* Products that are worth a thread more. */
+#define GRAIN ((size_t)1 << 18)
+
+typedef struct factors {
+    const dlm_product *product;
+    const void *A, *B;
+    size_t first, K; /* the inputs of this round */
+    dlm_bf16 *a, *b; /* panels, or NULL */
+} factors;
+
+static size_t least(size_t x, size_t y) {
+    return x < y ? x : y;
+}
+
+static size_t panels_of(size_t n) {
+    return (n + DLM_PANEL - 1) / DLM_PANEL;
+}
+
+static size_t panel_size(size_t K) {
+    return (K + 1) / 2 * 2 * DLM_PANEL;
+}
+
+/* The part'th share of the panels of a factor that has n columns, or rows that are stored as columns when
+ * `across`. */
+static void pack(const dlm_compute *compute, const factors *f, const void *x, size_t n, bool across,
+                 dlm_bf16 *to, int part, int team) {
+    const dlm_product *p = f->product;
+    const dlm_range r = dlm__part(n, DLM_PANEL, part, team);
+    for (size_t j = r.first; j < r.last; j += DLM_PANEL) {
+        const size_t columns = least(DLM_PANEL, n - j);
+        dlm_bf16 *panel = to + j / DLM_PANEL * panel_size(f->K);
+        if (across)
+            compute->kernels->pack_columns(f->K, columns, dlm__const_element(x, p->type, f->first * n + j),
+                                           p->type, n, panel);
+        else
+            compute->kernels->pack_rows(f->K, columns, dlm__const_element(x, p->type, j * p->K + f->first),
+                                        p->type, p->K, panel);
+    }
+}
+
+static void multiply(const dlm_compute *compute, const factors *f, dlm_range rows, dlm_range columns,
+                     const float *bias, float *Y) {
+    const dlm_product *p = f->product;
+    dlm_pairs x = {.pairs = (f->K + 1) / 2,
+                   .columns = columns.last - columns.first,
+                   .panels = f->b + columns.first / DLM_PANEL * panel_size(f->K),
+                   .bias = bias == NULL || f->first > 0 ? NULL : bias + columns.first,
+                   .add = p->accumulate || f->first > 0,
+                   .stride = p->N};
+    if (f->a == NULL) {
+        x.rows = rows.last - rows.first;
+        x.a = (const dlm_bf16 *)f->A + rows.first * p->K + f->first;
+        x.row = p->K / 2;
+        x.step = 1;
+        x.y = Y + rows.first * p->N + columns.first;
+        compute->kernels->pairs_product(&x);
+        return;
+    }
+    for (size_t i = rows.first; i < rows.last; i += DLM_PANEL) {
+        x.rows = least(DLM_PANEL, rows.last - i);
+        x.a = f->a + i / DLM_PANEL * panel_size(f->K);
+        x.row = 1;
+        x.step = DLM_PANEL;
+        x.y = Y + i * p->N + columns.first;
+        compute->kernels->pairs_product(&x);
+    }
+}
+
+/* Into how many parts rows are cut, of `team` equal parts: so that the largest part is least. */
+static int cut(size_t row_units, size_t column_units, int team) {
+    int best = 1;
+    size_t least_work = SIZE_MAX;
+    for (int parts = 1; parts <= team; parts++) {
+        if (team % parts != 0) continue;
+        const size_t across = (size_t)(team / parts), down = (size_t)parts;
+        const size_t work = ((row_units + down - 1) / down) * ((column_units + across - 1) / across);
+        if (work < least_work) {
+            least_work = work;
+            best = parts;
+        }
+    }
+    return best;
+}
+
+bool dlm__pairs_can(const dlm_product *product) {
+    return product->transpose_a || product->K % 2 == 0;
+}
+
+void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
+                       const float *bias, float *Y) {
+    const size_t M = product->M, N = product->N, K = product->K;
+    const bool pack_a = product->transpose_a;
+    const size_t most = least(K, pack_a ? MOST_PACKED : MOST_INPUTS), size = panel_size(most);
+    const size_t a_panels = pack_a ? panels_of(M) : 0, panels = a_panels + panels_of(N);
+    size_t stride = 0;
+    dlm_bf16 *packed = (dlm_bf16 *)(void *)dlm__scratch(compute, panels, size / 2, &stride);
+    if (packed == NULL) return;
+    const int team = dlm__team(M * N * K, GRAIN);
+    const size_t unit = pack_a ? DLM_PANEL : 8;
+    const int down = cut((M + unit - 1) / unit, panels_of(N), team), across = team / down;
+#pragma omp parallel num_threads(team) if (team > 1)
+    {
+        const int part = omp_get_thread_num();
+        for (size_t k = 0; k < K; k += most) {
+            const factors f = {.product = product,
+                               .A = A,
+                               .B = B,
+                               .first = k,
+                               .K = least(most, K - k),
+                               .a = pack_a ? packed : NULL,
+                               .b = packed + a_panels * size};
+            if (k > 0) {
+#pragma omp barrier
+            }
+            if (pack_a) pack(compute, &f, A, M, true, f.a, part, team);
+            pack(compute, &f, B, N, !product->transpose_b, f.b, part, team);
+#pragma omp barrier
+            multiply(compute, &f, dlm__part(M, unit, part / across, down),
+                     dlm__part(N, DLM_PANEL, part % across, across), bias, Y);
+        }
+    }
+}
