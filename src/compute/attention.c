@@ -115,6 +115,30 @@ static void attend(dlm_compute *compute, const operands *x, void *o, dlm_dtype t
     }
 }
 
+/* dq, dk and dv lie as q, k and v do. */
+static void attend_backward(dlm_compute *compute, const operands *x, const float *lse, const float *d_o,
+                            float *dq, float *dk, float *dv) {
+    const size_t H = x->H, D = x->D, C = H * D, longest = longest_of(x->keys);
+    const int team = team_for(x);
+    size_t stride = 0;
+    float *scratch = dlm__scratch(compute, (size_t)team, dlm__attention_scratch(longest, D), &stride);
+    if (scratch == NULL || longest == 0) return;
+#pragma omp parallel num_threads(team) if (team > 1)
+    {
+        float *own = scratch + (size_t)omp_get_thread_num() * stride;
+#pragma omp for schedule(dynamic)
+        for (size_t piece = 0; piece < x->keys.n * H; piece++) {
+            const size_t s = piece / H, h = piece % H, row = x->queries.offsets[s];
+            const size_t at = x->keys.offsets[s] * x->stride + h * D;
+            const dlm_head head = head_of(x, s, h);
+            if (head.L == 0) continue;
+            compute->kernels->attention_backward(&head, length_of(x->queries, s), lse + row * H + h, H,
+                                                 d_o + row * C + h * D, C, dq + row * x->q_stride + h * D,
+                                                 dk + at, dv + at, own);
+        }
+    }
+}
+
 /* Queries, keys and values side by side. */
 static operands whole(dlm_segments seg, size_t H, size_t D, const float *qkv) {
     const size_t C = H * D;
@@ -129,6 +153,21 @@ static operands whole(dlm_segments seg, size_t H, size_t D, const float *qkv) {
                       .v = qkv + 2 * C};
 }
 
+/* Queries by themselves. */
+static operands apart(dlm_segments seg, dlm_segments queries, size_t H, size_t D, const float *q,
+                      const float *kv) {
+    const size_t C = H * D;
+    return (operands){.keys = seg,
+                      .queries = queries,
+                      .H = H,
+                      .D = D,
+                      .stride = 2 * C,
+                      .q_stride = C,
+                      .q = q,
+                      .k = kv,
+                      .v = kv + C};
+}
+
 void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv, void *o,
                     dlm_dtype type, float *lse) {
     const operands x = whole(seg, H, D, qkv);
@@ -136,39 +175,21 @@ void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, 
 }
 
 void dlm__attention_rows(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H, size_t D,
-                         const float *q, const float *kv, void *o, dlm_dtype type) {
-    const size_t C = H * D;
-    const operands x = {.keys = seg,
-                        .queries = queries,
-                        .H = H,
-                        .D = D,
-                        .stride = 2 * C,
-                        .q_stride = C,
-                        .q = q,
-                        .k = kv,
-                        .v = kv + C};
-    attend(compute, &x, o, type, NULL);
+                         const float *q, const float *kv, void *o, dlm_dtype type, float *lse) {
+    const operands x = apart(seg, queries, H, D, q, kv);
+    attend(compute, &x, o, type, lse);
 }
 
 void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv,
                              const float *lse, const float *d_o, float *dqkv) {
-    const size_t C = H * D, longest = longest_of(seg);
+    const size_t C = H * D;
     const operands x = whole(seg, H, D, qkv);
-    const int team = team_for(&x);
-    size_t stride = 0;
-    float *scratch = dlm__scratch(compute, (size_t)team, dlm__attention_scratch(longest, D), &stride);
-    if (scratch == NULL || longest == 0) return;
-#pragma omp parallel num_threads(team) if (team > 1)
-    {
-        float *own = scratch + (size_t)omp_get_thread_num() * stride;
-#pragma omp for schedule(dynamic)
-        for (size_t piece = 0; piece < seg.n * H; piece++) {
-            const size_t s = piece / H, h = piece % H, row = seg.offsets[s];
-            const dlm_head head = head_of(&x, s, h);
-            if (head.L == 0) continue;
-            float *dq = dqkv + row * 3 * C + h * D;
-            compute->kernels->attention_backward(&head, lse + row * H + h, H, d_o + row * C + h * D, C, dq,
-                                                 dq + C, dq + 2 * C, own);
-        }
-    }
+    attend_backward(compute, &x, lse, d_o, dqkv, dqkv + C, dqkv + 2 * C);
+}
+
+void dlm__attention_rows_backward(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H,
+                                  size_t D, const float *q, const float *kv, const float *lse,
+                                  const float *d_o, float *dq, float *dkv) {
+    const operands x = apart(seg, queries, H, D, q, kv);
+    attend_backward(compute, &x, lse, d_o, dq, dkv, dkv + H * D);
 }

@@ -166,12 +166,17 @@ void dlm__rotate_rows(dlm_compute *compute, size_t R, const int32_t *positions, 
  * may be NULL. */
 void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv, void *o,
                     dlm_dtype type, float *lse);
-/* The same for some queries of each segment: q and o (R,C), R = queries.offsets[queries.n]; kv (T,2C). */
+/* The same for some queries of each segment: q and o (R,C), R = queries.offsets[queries.n]; kv (T,2C); lse
+ * (R,H). */
 void dlm__attention_rows(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H, size_t D,
-                         const float *q, const float *kv, void *o, dlm_dtype type);
+                         const float *q, const float *kv, void *o, dlm_dtype type, float *lse);
 /* dqkv (T,3C) from d_o (T,C), in one pass that recomputes the probabilities. */
 void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv,
                              const float *lse, const float *d_o, float *dqkv);
+/* dq (R,C) and dkv (T,2C) from d_o (R,C). */
+void dlm__attention_rows_backward(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H,
+                                  size_t D, const float *q, const float *kv, const float *lse,
+                                  const float *d_o, float *dq, float *dkv);
 
 /* ---- softmax and loss --------------------------------------------------------------------------------- */
 

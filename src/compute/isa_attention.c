@@ -218,9 +218,10 @@ static void slopes(size_t L, float *p, float *dp, float lse) {
     for (size_t j = 0; j < width; j += W) vf_store(dp + j, vf_load(p + j) * (vf_load(dp + j) - sum));
 }
 
-void KERNEL(attention_backward)(const dlm_head *head, const float *lse, size_t lse_stride, const float *d_o,
-                                size_t o_stride, float *dq, float *dk, float *dv, float *scratch) {
-    const size_t L = head->L, D = head->D, stride = head->stride, d = padded(D);
+void KERNEL(attention_backward)(const dlm_head *head, size_t n, const float *lse, size_t lse_stride,
+                                const float *d_o, size_t o_stride, float *dq, float *dk, float *dv,
+                                float *scratch) {
+    const size_t L = head->L, D = head->D, stride = head->stride, q_stride = head->q_stride, d = padded(D);
     const size_t width = padded(L), l = dlm__attention_stride(L);
     float *keys_t = scratch;             /* (D, l) */
     float *values_t = keys_t + D * l;    /* (D, l) */
@@ -236,17 +237,18 @@ void KERNEL(attention_backward)(const dlm_head *head, const float *lse, size_t l
     pack_transposed(L, D, width, head->k, stride, keys_t, l);
     pack_transposed(L, D, width, head->v, stride, values_t, l);
     pack(L, D, d, head->k, stride, 1.0F, keys);
-    for (size_t i = 0; i < L; i += DLM_QUERIES) {
-        const size_t n = L - i < DLM_QUERIES ? L - i : DLM_QUERIES;
-        pack(n, D, d, head->q + i * stride, stride, scale, q);
-        pack(n, D, d, d_o + i * o_stride, o_stride, 1.0F, out);
-        multiply(n, width, D, rows_of(q, d), keys_t, l, p, l, false);
-        multiply(n, width, D, rows_of(out, d), values_t, l, dp, l, false);
-        for (size_t r = 0; r < n; r++) slopes(L, p + r * l, dp + r * l, lse[(i + r) * lse_stride]);
-        multiply(L, d, n, columns_of(p, l), out, d, to_values, d, i > 0);
-        multiply(L, d, n, columns_of(dp, l), q, d, to_keys, d, i > 0);
-        multiply(n, d, L, rows_of(dp, l), keys, d, to_q, d, false);
-        unpack(n, D, d, to_q, scale, dq + i * stride, stride);
+    if (n == 0) memset(to_keys, 0, 2 * L * d * sizeof *to_keys);
+    for (size_t i = 0; i < n; i += DLM_QUERIES) {
+        const size_t rows = n - i < DLM_QUERIES ? n - i : DLM_QUERIES;
+        pack(rows, D, d, head->q + i * q_stride, q_stride, scale, q);
+        pack(rows, D, d, d_o + i * o_stride, o_stride, 1.0F, out);
+        multiply(rows, width, D, rows_of(q, d), keys_t, l, p, l, false);
+        multiply(rows, width, D, rows_of(out, d), values_t, l, dp, l, false);
+        for (size_t r = 0; r < rows; r++) slopes(L, p + r * l, dp + r * l, lse[(i + r) * lse_stride]);
+        multiply(L, d, rows, columns_of(p, l), out, d, to_values, d, i > 0);
+        multiply(L, d, rows, columns_of(dp, l), q, d, to_keys, d, i > 0);
+        multiply(rows, d, L, rows_of(dp, l), keys, d, to_q, d, false);
+        unpack(rows, D, d, to_q, scale, dq + i * q_stride, q_stride);
     }
     unpack(L, D, d, to_keys, 1.0F, dk, stride);
     unpack(L, D, d, to_values, 1.0F, dv, stride);

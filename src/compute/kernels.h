@@ -14,7 +14,7 @@
 #define DLM_QUERIES ((size_t)32)
 
 /* One head of one segment of L keys. Row i of k and v is at k + i * stride, and so on, D floats long; row i
- * of q at q + i * q_stride. Backward there are L queries, `stride` apart too. */
+ * of q at q + i * q_stride. */
 typedef struct dlm_head {
     size_t L, D, stride, q_stride;
     const float *q, *k, *v;
@@ -89,9 +89,11 @@ typedef struct dlm_kernels {
      * + i * lse_stride unless NULL. scratch: dlm__attention_scratch floats, aligned to DLM_ALIGN. */
     void (*attention)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
                       dlm_dtype type, float *lse, size_t lse_stride, float *scratch);
-    /* dq, dk, dv of one head, rows head->stride apart, are written. */
-    void (*attention_backward)(const dlm_head *head, const float *lse, size_t lse_stride, const float *d_o,
-                               size_t o_stride, float *dq, float *dk, float *dv, float *scratch);
+    /* From the output of n queries: dq (n rows, head->q_stride apart), and dk, dv (L rows, head->stride
+     * apart) of one head are written; these are 0 when n is. */
+    void (*attention_backward)(const dlm_head *head, size_t n, const float *lse, size_t lse_stride,
+                               const float *d_o, size_t o_stride, float *dq, float *dk, float *dv,
+                               float *scratch);
 
     /* A panel of K inputs, rounded: its columns are the n <= DLM_PANEL rows of x, K long and `stride` apart,
      * or the first columns of x, K rows that are `stride` apart. */

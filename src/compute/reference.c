@@ -198,17 +198,18 @@ static void attention(const dlm_head *head, size_t first, size_t last, void *o, 
 
 /* dp_j = do_i v_j, ds_j = p_j (dp_j - sum_k p_k dp_k) / sqrt(D):
  * dq_i = sum_j ds_j k_j, dk_j = sum_i ds_j q_i, dv_j = sum_i p_j do_i. */
-static void attention_backward(const dlm_head *head, const float *lse, size_t lse_stride, const float *d_o,
-                               size_t o_stride, float *dq, float *dk, float *dv, float *scratch) {
-    const size_t L = head->L, D = head->D, stride = head->stride;
+static void attention_backward(const dlm_head *head, size_t n, const float *lse, size_t lse_stride,
+                               const float *d_o, size_t o_stride, float *dq, float *dk, float *dv,
+                               float *scratch) {
+    const size_t L = head->L, D = head->D, stride = head->stride, q_stride = head->q_stride;
     float *p = scratch, *dp = scratch + L;
+    for (size_t i = 0; i < n; i++) memset(dq + i * q_stride, 0, D * sizeof *dq);
     for (size_t j = 0; j < L; j++) {
-        memset(dq + j * stride, 0, D * sizeof *dq);
         memset(dk + j * stride, 0, D * sizeof *dk);
         memset(dv + j * stride, 0, D * sizeof *dv);
     }
-    for (size_t i = 0; i < L; i++) {
-        const float *q = head->q + i * stride, *output = d_o + i * o_stride;
+    for (size_t i = 0; i < n; i++) {
+        const float *q = head->q + i * q_stride, *output = d_o + i * o_stride;
         double sum = 0;
         for (size_t j = 0; j < L; j++) {
             const double score = dot(D, q, head->k + j * stride) / sqrt((double)D);
@@ -219,7 +220,7 @@ static void attention_backward(const dlm_head *head, const float *lse, size_t ls
         for (size_t j = 0; j < L; j++) {
             const float ds = (float)((double)p[j] * ((double)dp[j] - sum) / sqrt((double)D));
             for (size_t d = 0; d < D; d++) {
-                dq[i * stride + d] += ds * head->k[j * stride + d];
+                dq[i * q_stride + d] += ds * head->k[j * stride + d];
                 dk[j * stride + d] += ds * q[d];
                 dv[j * stride + d] += p[j] * output[d];
             }

@@ -204,7 +204,7 @@ static void run_last(dlm_workspace *w, const dlm_network *network, const dlm_blo
     make_keys(w, network, block, layer, mod);
     dlm__gather_rows(w->compute, w->R, C, rows, layer->h, w->rows_h);
     make_queries(w, network, block, layer, mod, rows, q);
-    dlm__attention_rows(w->compute, w->seg, w->row_seg, H, C / H, q, layer->qkv, layer->o, w->type);
+    dlm__attention_rows(w->compute, w->seg, w->row_seg, H, C / H, q, layer->qkv, layer->o, w->type, NULL);
     dlm__zero_tail(layer->o, w->R, w->R_rounded, C, w->type);
     dlm__linear(w, network, w->R_rounded, C, C, layer->o, block->proj_w, block->proj_b, layer->y1);
     dlm__gated_residual(w->compute, w->row_runs, C, w->rows_h, mod.base + 2 * C, mod.stride, layer->y1,

@@ -117,28 +117,57 @@ TEST(rotation) {
     for_each_isa(rotation);
 }
 
-/* Some queries, and rows turned by positions of their own, are those of all, bit for bit. */
+/* Of each segment some rows: none of the fourth, the last alone of the sixth, two thirds of the others. */
+static size_t choose_rows(size_t *offsets, size_t *rows) {
+    size_t R = 0;
+    offsets[0] = 0;
+    for (size_t s = 0; s < mixed.n; s++) {
+        for (size_t t = mixed.offsets[s]; t < mixed.offsets[s + 1]; t++)
+            if (s == 3 ? false : s == 5 ? t + 1 == mixed.offsets[s + 1] : t % 3 != 1) rows[R++] = t;
+        offsets[s + 1] = R;
+    }
+    return R;
+}
+
+/* Some queries are those of all, bit for bit; and so are their gradients, where those of the others' outputs
+ * are 0, but for dk and dv, which are sums in another order. */
 static void some_rows(dlm_compute *plain, dlm_compute *compute) {
     (void)plain;
     for (size_t k = 0; k < SHAPES; k++) {
         const size_t H = shapes[k][0], D = shapes[k][1], C = H * D;
-        float *qkv = random_floats(T * 3 * C, 1, 1), *q = random_floats(T * C, 1, 2),
-              *kv = random_floats(T * 2 * C, 1, 3);
-        buffer o[2] = {buffer_make(T * C, sizeof(float)), buffer_make(T * C, sizeof(float))};
-        size_t offsets[sizeof mixed_offsets / sizeof *mixed_offsets] = {0}, rows[T], R = 0;
-        for (size_t s = 0; s < mixed.n; s++) {
-            for (size_t t = mixed.offsets[s]; t < mixed.offsets[s + 1]; t++)
-                if (t % 3 != 1) rows[R++] = t;
-            offsets[s + 1] = R;
+        float *qkv = random_floats(T * 3 * C, 1, 1), *d_rows = random_floats(T * C, 1, 4),
+              *q = random_floats(T * C, 1, 2), *kv = random_floats(T * 2 * C, 1, 3),
+              *d_o = dlm__calloc(T * C, sizeof *d_o), *got = malloc(T * 2 * C * sizeof *got),
+              *want = malloc(T * 2 * C * sizeof *want);
+        REQUIRE(d_o != NULL && got != NULL && want != NULL);
+        size_t offsets[sizeof mixed_offsets / sizeof *mixed_offsets], rows[T], R = choose_rows(offsets, rows);
+        const dlm_segments queries = {mixed.n, offsets};
+        buffer o[2] = {buffer_make(T * C, sizeof(float)), buffer_make(R * C, sizeof(float))};
+        buffer lse[2] = {buffer_make(T * H, sizeof(float)), buffer_make(R * H, sizeof(float))};
+        buffer dqkv = buffer_make(T * 3 * C, sizeof(float)), dq = buffer_make(R * C, sizeof(float));
+        buffer dkv = buffer_make(T * 2 * C, sizeof(float));
+        for (size_t r = 0; r < R; r++) {
+            memcpy(q + r * C, qkv + rows[r] * 3 * C, C * sizeof *q);
+            memcpy(d_o + rows[r] * C, d_rows + r * C, C * sizeof *d_o);
         }
-        for (size_t r = 0; r < R; r++) memcpy(q + r * C, qkv + rows[r] * 3 * C, C * sizeof *q);
         for (size_t t = 0; t < T; t++) memcpy(kv + t * 2 * C, qkv + t * 3 * C + C, 2 * C * sizeof *kv);
-        dlm__attention(compute, mixed, H, D, qkv, o[0].x, DLM_F32, NULL);
-        dlm__attention_rows(compute, mixed, (dlm_segments){mixed.n, offsets}, H, D, q, kv, o[1].x, DLM_F32);
-        for (size_t r = 0; r < R; r++)
+        dlm__attention(compute, mixed, H, D, qkv, o[0].x, DLM_F32, lse[0].x);
+        dlm__attention_rows(compute, mixed, queries, H, D, q, kv, o[1].x, DLM_F32, lse[1].x);
+        dlm__attention_backward(compute, mixed, H, D, qkv, lse[0].x, d_o, dqkv.x);
+        dlm__attention_rows_backward(compute, mixed, queries, H, D, q, kv, lse[1].x, d_rows, dq.x, dkv.x);
+        for (size_t r = 0; r < R; r++) {
             CHECK_MEM_EQ((float *)o[1].x + r * C, (float *)o[0].x + rows[r] * C, C * sizeof *q);
-        buffer_free(o[0]), buffer_free(o[1]);
-        free(qkv), free(q), free(kv);
+            CHECK_MEM_EQ((float *)lse[1].x + r * H, (float *)lse[0].x + rows[r] * H, H * sizeof *q);
+            CHECK_MEM_EQ((float *)dq.x + r * C, (float *)dqkv.x + rows[r] * 3 * C, C * sizeof *q);
+        }
+        for (size_t t = 0; t < T; t++)
+            memcpy(want + t * 2 * C, (float *)dqkv.x + t * 3 * C + C, 2 * C * sizeof *want);
+        memcpy(got, dkv.x, dkv.bytes);
+        check_agree(got, want, DLM_F32, T * 2 * C, 2e-6, "attention_rows_backward");
+        for (size_t i = mixed.offsets[3] * 2 * C; i < mixed.offsets[4] * 2 * C; i++) CHECK(got[i] == 0);
+        for (int i = 0; i < 2; i++) buffer_free(o[i]), buffer_free(lse[i]);
+        buffer_free(dqkv), buffer_free(dq), buffer_free(dkv);
+        free(qkv), free(d_rows), free(q), free(kv), free(d_o), free(got), free(want);
     }
 }
 
@@ -146,6 +175,7 @@ TEST(attention_of_some_rows) {
     for_each_isa(some_rows);
 }
 
+/* Rows turned by positions of their own are those of all, bit for bit. */
 static void rotated_rows(dlm_compute *plain, dlm_compute *compute) {
     (void)plain;
     enum { H = 3, D = 20, C = H * D, LONGEST = 156 };
