@@ -126,17 +126,29 @@ static inline int32_t *fixture_all_rows(size_t n) {
     return rows;
 }
 
-/* A workspace just large enough. */
-static inline dlm_workspace *fixture_workspace(const dlm_network *network, dlm_compute *compute,
-                                               const dlm_batch *batch, bool training) {
+static inline dlm_workspace *fixture_create(const dlm_network *network, dlm_compute *compute,
+                                            const dlm_batch *batch, bool training, bool whole) {
     dlm_workspace_size size = {.tokens = batch->seg.offsets[batch->seg.n],
                                .sequences = batch->seg.n,
                                .rows = batch->R > 0 ? batch->R : 1,
-                               .training = training};
+                               .training = training,
+                               .whole = whole};
     dlm_workspace *workspace = NULL;
     dlm_error err;
     CHECK_OK(dlm__workspace_create(network->layout, network->type, compute, size, &workspace, &err), &err);
     return workspace;
+}
+
+/* A workspace just large enough. */
+static inline dlm_workspace *fixture_workspace(const dlm_network *network, dlm_compute *compute,
+                                               const dlm_batch *batch, bool training) {
+    return fixture_create(network, compute, batch, training, false);
+}
+
+/* The same, whose states are those of all positions. */
+static inline dlm_workspace *fixture_whole_workspace(const dlm_network *network, dlm_compute *compute,
+                                                     const dlm_batch *batch) {
+    return fixture_create(network, compute, batch, true, true);
 }
 
 /* Runs body on an instruction set (NULL: the best) with a number of threads. */

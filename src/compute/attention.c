@@ -37,14 +37,14 @@ void dlm__rotate(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, con
 }
 
 void dlm__rotate_rows(dlm_compute *compute, size_t R, const int32_t *positions, size_t heads, size_t D,
-                      size_t stride, const float *cos_table, const float *sin_table, float *x) {
+                      size_t stride, const float *cos_table, const float *sin_table, bool inverse, float *x) {
     const int team = dlm__team(R * heads * D, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (int part = 0; part < team; part++) {
         const dlm_range r = dlm__part(R, 1, part, team);
         for (size_t row = r.first; row < r.last; row++) {
             const size_t angles = (size_t)positions[row] * (D / 2);
-            compute->kernels->rotate(heads, D, cos_table + angles, sin_table + angles, false,
+            compute->kernels->rotate(heads, D, cos_table + angles, sin_table + angles, inverse,
                                      x + row * stride);
         }
     }

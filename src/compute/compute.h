@@ -160,7 +160,7 @@ void dlm__rotate(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, con
                  const float *sin_table, bool inverse, float *qkv);
 /* The same for R rows of `heads` heads side by side, `stride` floats apart, that are at positions (R). */
 void dlm__rotate_rows(dlm_compute *compute, size_t R, const int32_t *positions, size_t heads, size_t D,
-                      size_t stride, const float *cos_table, const float *sin_table, float *x);
+                      size_t stride, const float *cos_table, const float *sin_table, bool inverse, float *x);
 /* o (T,C) of `type` = softmax(q k^T / sqrt(D)) v within each segment and head; qkv (T,3C): q, k, v of C each,
  * heads side by side. lse (T,H): log of the softmax's denominator with its maximum, for the backward pass;
  * may be NULL. */

@@ -66,29 +66,55 @@ static void time_backward(dlm_workspace *w, const dlm_network *network, float *g
 
 /* ---- blocks ------------------------------------------------------------------------------------------- */
 
-/* Of next = mid + gate2 * mlp(LN(mid) * (1 + scale2) + shift2), with w->mid filled: back.dh from d next to d
- * mid. */
+/* Of next = mid + gate2 * mlp(LN(mid) * (1 + scale2) + shift2) of the rows in seg, with w->mid filled:
+ * back.dh from d next to d mid. */
 static void transform_backward(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
-                               const dlm_layer *layer, dlm_modulation mod, float *gradients) {
+                               const dlm_layer *layer, dlm_modulation mod, dlm_segments seg,
+                               float *gradients) {
     dlm_backward_memory *back = &w->back;
     size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
-    size_t T = w->T, rounded = w->T_rounded;
+    size_t n = seg.offsets[seg.n], rounded = dlm__round_rows(w->compute, n);
     const float *shift = mod.base + 3 * C, *scale = mod.base + 4 * C, *gate = mod.base + 5 * C;
     float *dshift = back->dmod + 3 * C, *dscale = back->dmod + 4 * C, *dgate = back->dmod + 5 * C;
-    dlm__gated_residual_backward(w->compute, w->seg, C, back->dh, gate, mod.stride, layer->y2, back->dy,
-                                 w->type, dgate, 6 * C);
-    dlm__zero_tail(back->dy, T, rounded, C, w->type);
+    dlm__gated_residual_backward(w->compute, seg, C, back->dh, gate, mod.stride, layer->y2, back->dy, w->type,
+                                 dgate, 6 * C);
+    dlm__zero_tail(back->dy, n, rounded, C, w->type);
     linear_input(w, network, rounded, F, C, back->dy, block->fc2_w, false, back->wide);
-    dlm__gelu_backward(w->compute, T * F, layer->f1, back->wide, back->wide_operand, w->g, w->type);
-    dlm__zero_tail(w->g, T, rounded, F, w->type);
-    dlm__zero_tail(back->wide_operand, T, rounded, F, w->type);
-    linear_gradients(w, T, rounded, F, C, back->dy, w->g, gradients + block->fc2_w, gradients + block->fc2_b);
+    dlm__gelu_backward(w->compute, n * F, layer->f1, back->wide, back->wide_operand, w->g, w->type);
+    dlm__zero_tail(w->g, n, rounded, F, w->type);
+    dlm__zero_tail(back->wide_operand, n, rounded, F, w->type);
+    linear_gradients(w, n, rounded, F, C, back->dy, w->g, gradients + block->fc2_w, gradients + block->fc2_b);
     linear_input(w, network, rounded, C, F, back->wide_operand, block->fc1_w, false, back->narrow);
-    dlm__modulated_norm_backward(w->compute, w->seg, C, back->narrow, w->mid, shift, scale, mod.stride,
+    dlm__modulated_norm_backward(w->compute, seg, C, back->narrow, w->mid, shift, scale, mod.stride,
                                  layer->mean2, layer->rstd2, back->dh, dshift, dscale, 6 * C, w->a, w->type);
-    dlm__zero_tail(w->a, T, rounded, C, w->type);
-    linear_gradients(w, T, rounded, C, F, back->wide_operand, w->a, gradients + block->fc1_w,
+    dlm__zero_tail(w->a, n, rounded, C, w->type);
+    linear_gradients(w, n, rounded, C, F, back->wide_operand, w->a, gradients + block->fc1_w,
                      gradients + block->fc1_b);
+}
+
+/* From back.dh, d mid of the rows in seg, to back.narrow, d o. */
+static void project_backward(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
+                             const dlm_layer *layer, dlm_modulation mod, dlm_segments seg, float *gradients) {
+    dlm_backward_memory *back = &w->back;
+    size_t C = w->layout->config.hidden_size, n = seg.offsets[seg.n];
+    size_t rounded = dlm__round_rows(w->compute, n);
+    dlm__gated_residual_backward(w->compute, seg, C, back->dh, mod.base + 2 * C, mod.stride, layer->y1,
+                                 back->dy, w->type, back->dmod + 2 * C, 6 * C);
+    dlm__zero_tail(back->dy, n, rounded, C, w->type);
+    linear_gradients(w, n, rounded, C, C, back->dy, layer->o, gradients + block->proj_w,
+                     gradients + block->proj_b);
+    linear_input(w, network, rounded, C, C, back->dy, block->proj_w, false, back->narrow);
+}
+
+/* From back.narrow, the gradient of a = LN(h) * (1 + scale1) + shift1 at all positions: adds to back.dh, and
+ * w->a becomes a. */
+static void norm_backward(dlm_workspace *w, const dlm_layer *layer, dlm_modulation mod) {
+    dlm_backward_memory *back = &w->back;
+    size_t C = w->layout->config.hidden_size;
+    dlm__modulated_norm_backward(w->compute, w->seg, C, back->narrow, layer->h, mod.base, mod.base + C,
+                                 mod.stride, layer->mean1, layer->rstd1, back->dh, back->dmod, back->dmod + C,
+                                 6 * C, w->a, w->type);
+    dlm__zero_tail(w->a, w->T, w->T_rounded, C, w->type);
 }
 
 /* back.narrow, d loss / d o, to the operand of d loss / d qkv, which is returned. */
@@ -107,21 +133,11 @@ static const void *attention_backward(dlm_workspace *w, const dlm_layer *layer) 
 /* Of mid = h + gate1 * attn(LN(h) * (1 + scale1) + shift1): back.dh from d mid to d h. */
 static void attend_backward(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
                             const dlm_layer *layer, dlm_modulation mod, float *gradients) {
-    dlm_backward_memory *back = &w->back;
     size_t C = w->layout->config.hidden_size, T = w->T, rounded = w->T_rounded;
-    const float *shift = mod.base, *scale = mod.base + C, *gate = mod.base + 2 * C;
-    float *dshift = back->dmod, *dscale = back->dmod + C, *dgate = back->dmod + 2 * C;
-    dlm__gated_residual_backward(w->compute, w->seg, C, back->dh, gate, mod.stride, layer->y1, back->dy,
-                                 w->type, dgate, 6 * C);
-    dlm__zero_tail(back->dy, T, rounded, C, w->type);
-    linear_gradients(w, T, rounded, C, C, back->dy, layer->o, gradients + block->proj_w,
-                     gradients + block->proj_b);
-    linear_input(w, network, rounded, C, C, back->dy, block->proj_w, false, back->narrow);
+    project_backward(w, network, block, layer, mod, w->seg, gradients);
     const void *dqkv = attention_backward(w, layer);
-    linear_input(w, network, rounded, C, 3 * C, dqkv, block->qkv_w, false, back->narrow);
-    dlm__modulated_norm_backward(w->compute, w->seg, C, back->narrow, layer->h, shift, scale, mod.stride,
-                                 layer->mean1, layer->rstd1, back->dh, dshift, dscale, 6 * C, w->a, w->type);
-    dlm__zero_tail(w->a, T, rounded, C, w->type);
+    linear_input(w, network, rounded, C, 3 * C, dqkv, block->qkv_w, false, w->back.narrow);
+    norm_backward(w, layer, mod);
     linear_gradients(w, T, rounded, C, 3 * C, dqkv, w->a, gradients + block->qkv_w, gradients + block->qkv_b);
 }
 
@@ -132,8 +148,70 @@ static void block_backward(dlm_workspace *w, const dlm_network *network, size_t 
     dlm_modulation mod = dlm__modulation(network, block->mod, layer->mod, 6);
     memset(w->back.dmod, 0, w->S * 6 * C * sizeof *w->back.dmod);
     dlm__gated_residual(w->compute, w->seg, C, layer->h, mod.base + 2 * C, mod.stride, layer->y1, w->mid);
-    transform_backward(w, network, block, layer, mod, gradients);
+    transform_backward(w, network, block, layer, mod, w->seg, gradients);
     attend_backward(w, network, block, layer, mod, gradients);
+    modulation_backward(w, network, 6, block->mod, block->mod_w, block->mod_b, gradients);
+}
+
+/* ---- the last block, where only the rows go through it ------------------------------------------------ */
+
+/* back.dh from the rows to all positions, 0 at the others. */
+static void spread_rows(dlm_workspace *w, const int32_t *rows) {
+    size_t C = w->layout->config.hidden_size;
+    memcpy(w->rows_h, w->back.dh, w->R * C * sizeof *w->rows_h);
+    memset(w->back.dh, 0, w->T * C * sizeof *w->back.dh);
+    dlm__scatter_add_rows(w->compute, w->R, C, rows, w->rows_h, w->back.dh);
+}
+
+/* back.narrow, d loss / d o of the rows, to the operand of d loss / d (k, v) and the rows' q behind these. */
+static unsigned char *rows_attention_backward(dlm_workspace *w, const dlm_layer *layer) {
+    const dlm_config *config = &w->layout->config;
+    dlm_backward_memory *back = &w->back;
+    size_t C = config->hidden_size, H = config->num_heads, D = C / H;
+    float *dkv = back->wide, *dq = dlm__queries(w, dkv);
+    unsigned char *operand = back->wide_operand;
+    dlm__attention_rows_backward(w->compute, w->seg, w->row_seg, H, D, dlm__queries(w, layer->qkv),
+                                 layer->qkv, layer->lse, back->narrow, dq, dkv);
+    if (config->position == DLM_POSITION_BOTH) {
+        dlm__rotate_rows(w->compute, w->T, w->positions, H, D, 2 * C, w->cos_table, w->sin_table, true, dkv);
+        dlm__rotate_rows(w->compute, w->R, w->row_positions, H, D, C, w->cos_table, w->sin_table, true, dq);
+    }
+    make_operand(w, w->T, w->T_rounded, 2 * C, dkv, operand);
+    make_operand(w, w->R, w->R_rounded, C, dq, operand + (size_t)(dq - dkv) * dlm__dtype_size(w->type));
+    return operand;
+}
+
+/* As attend_backward, but back.dh is d mid of the rows at first. */
+static void attend_rows_backward(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
+                                 const dlm_layer *layer, dlm_modulation mod, const int32_t *rows,
+                                 float *gradients) {
+    dlm_backward_memory *back = &w->back;
+    size_t C = w->layout->config.hidden_size, keys_w = block->qkv_w + C * C, keys_b = block->qkv_b + C;
+    project_backward(w, network, block, layer, mod, w->row_seg, gradients);
+    const unsigned char *dkv = rows_attention_backward(w, layer);
+    const unsigned char *dq = dkv + w->T_rounded * 2 * C * dlm__dtype_size(w->type);
+    dlm__rows_operand(w, layer, mod, rows);
+    linear_gradients(w, w->R, w->R_rounded, C, C, dq, w->a, gradients + block->qkv_w,
+                     gradients + block->qkv_b);
+    linear_input(w, network, w->R_rounded, C, C, dq, block->qkv_w, false, w->mid);
+    linear_input(w, network, w->T_rounded, C, 2 * C, dkv, keys_w, false, back->narrow);
+    dlm__scatter_add_rows(w->compute, w->R, C, rows, w->mid, back->narrow);
+    spread_rows(w, rows);
+    norm_backward(w, layer, mod);
+    linear_gradients(w, w->T, w->T_rounded, C, 2 * C, dkv, w->a, gradients + keys_w, gradients + keys_b);
+}
+
+static void last_block_backward(dlm_workspace *w, const dlm_network *network, const int32_t *rows,
+                                float *gradients) {
+    size_t C = w->layout->config.hidden_size, last = w->layout->config.depth - 1;
+    const dlm_block_layout *block = &w->layout->blocks[last];
+    const dlm_layer *layer = &w->layers[last];
+    dlm_modulation mod = dlm__modulation(network, block->mod, layer->mod, 6);
+    memset(w->back.dmod, 0, w->S * 6 * C * sizeof *w->back.dmod);
+    dlm__gather_rows(w->compute, w->R, C, rows, layer->h, w->mid);
+    dlm__gated_residual(w->compute, w->row_seg, C, w->mid, mod.base + 2 * C, mod.stride, layer->y1, w->mid);
+    transform_backward(w, network, block, layer, mod, w->row_seg, gradients);
+    attend_rows_backward(w, network, block, layer, mod, rows, gradients);
     modulation_backward(w, network, 6, block->mod, block->mod_w, block->mod_b, gradients);
 }
 
@@ -153,20 +231,17 @@ void dlm__backward_logits(dlm_workspace *workspace, const dlm_network *network, 
                  w->back.dfinal + first * C);
 }
 
-/* back.dfinal to back.dh, which is zero but for the rows. */
-static void rows_backward(dlm_workspace *w, const dlm_network *network, const int32_t *rows,
-                          float *gradients) {
+/* back.dfinal to back.dh of the rows. */
+static void rows_backward(dlm_workspace *w, const dlm_network *network, float *gradients) {
     const dlm_layout *layout = w->layout;
     dlm_backward_memory *back = &w->back;
     size_t C = layout->config.hidden_size;
     dlm_modulation mod = dlm__modulation(network, layout->final_mod, w->final_mod, 2);
     memset(back->dmod, 0, w->S * 2 * C * sizeof *back->dmod);
-    memset(back->drows, 0, w->R * C * sizeof *back->drows);
-    memset(back->dh, 0, w->T * C * sizeof *back->dh);
+    memset(back->dh, 0, w->R * C * sizeof *back->dh);
     dlm__modulated_norm_backward(w->compute, w->row_seg, C, back->dfinal, w->rows_h, mod.base, mod.base + C,
-                                 mod.stride, w->final_mean, w->final_rstd, back->drows, back->dmod,
-                                 back->dmod + C, 2 * C, NULL, w->type);
-    dlm__scatter_add_rows(w->compute, w->R, C, rows, back->drows, back->dh);
+                                 mod.stride, w->row_mean, w->row_rstd, back->dh, back->dmod, back->dmod + C,
+                                 2 * C, NULL, w->type);
     modulation_backward(w, network, 2, layout->final_mod, layout->final_mod_w, layout->final_mod_b,
                         gradients);
 }
@@ -178,8 +253,15 @@ void dlm__backward(dlm_workspace *workspace, const dlm_network *network, const i
     size_t C = layout->config.hidden_size;
     bool adaln = layout->config.time == DLM_TIME_ADALN;
     if (adaln) memset(w->back.dcondition, 0, w->S_rounded * C * sizeof *w->back.dcondition);
-    rows_backward(w, network, rows, gradients);
-    for (size_t i = layout->config.depth; i-- > 0;) block_backward(w, network, i, gradients);
+    rows_backward(w, network, gradients);
+    size_t blocks = layout->config.depth;
+    if (w->only_rows) {
+        blocks--;
+        last_block_backward(w, network, rows, gradients);
+    } else {
+        spread_rows(w, rows);
+    }
+    while (blocks-- > 0) block_backward(w, network, blocks, gradients);
     dlm__embed_backward(w->compute, w->seg, C, ids, w->back.dh, gradients + layout->tok,
                         gradients + layout->pos);
     if (adaln) time_backward(w, network, gradients);

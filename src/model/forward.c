@@ -97,6 +97,13 @@ static dlm_status place_rows(dlm_workspace *w, const dlm_batch *batch, dlm_error
                      (int)batch->rows[r]);
 }
 
+/* The last block is read at the rows asked for alone, which have to see the keys and values of all. */
+static bool only_rows(const dlm_workspace *w, const dlm_network *network) {
+    /* The keys and values of 8-bit weights have to begin where these can be cut. */
+    const bool cut = network->int8 == NULL || w->layout->config.hidden_size % dlm__int8_unit() == 0;
+    return !w->size.whole && w->R < w->T && cut;
+}
+
 static dlm_status begin(dlm_workspace *w, const dlm_network *network, const dlm_batch *batch,
                         dlm_error *err) {
     if (network->layout != w->layout || network->type != w->type) {
@@ -114,6 +121,7 @@ static dlm_status begin(dlm_workspace *w, const dlm_network *network, const dlm_
     DLM_TRY(check_ids(batch->ids, w->T, w->layout->config.vocab_size, "id", err));
     DLM_TRY(place_rows(w, batch, err));
     w->row_seg = (dlm_segments){w->S, w->row_offsets};
+    w->only_rows = only_rows(w, network);
     dlm__find_runs(w, batch);
     return DLM_OK;
 }
@@ -157,14 +165,6 @@ static void transform(dlm_workspace *w, const dlm_network *network, const dlm_bl
 
 /* ---- the last block ----------------------------------------------------------------------------------- */
 
-/* The last block is read at the rows asked for alone, which have to see the keys and values of all. With
- * training it is computed whole, since its backward pass walks over whole layers. */
-static bool only_rows(const dlm_workspace *w, const dlm_network *network) {
-    /* The keys and values of 8-bit weights have to begin where these can be cut. */
-    const bool cut = network->int8 == NULL || w->layout->config.hidden_size % dlm__int8_unit() == 0;
-    return !w->size.training && w->R < w->T && cut;
-}
-
 /* kv (T,2C): keys, turned by their positions, and values. */
 static void make_keys(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
                       const dlm_layer *layer, dlm_modulation mod) {
@@ -178,37 +178,43 @@ static void make_keys(dlm_workspace *w, const dlm_network *network, const dlm_bl
     for (size_t s = 0; s < w->S; s++)
         for (size_t t = w->seg.offsets[s]; t < w->seg.offsets[s + 1]; t++)
             w->positions[t] = (int32_t)(t - w->seg.offsets[s]);
-    dlm__rotate_rows(w->compute, w->T, w->positions, H, C / H, 2 * C, w->cos_table, w->sin_table, layer->qkv);
+    dlm__rotate_rows(w->compute, w->T, w->positions, H, C / H, 2 * C, w->cos_table, w->sin_table, false,
+                     layer->qkv);
 }
 
-/* q (R,C), from rows_h. */
+void dlm__rows_operand(dlm_workspace *w, const dlm_layer *layer, dlm_modulation mod, const int32_t *rows) {
+    size_t C = w->layout->config.hidden_size;
+    dlm__gather_rows(w->compute, w->R, C, rows, layer->h, w->mid);
+    dlm__modulated_norm(w->compute, w->row_runs, C, w->mid, mod.base, mod.base + C, mod.stride, w->row_mean,
+                        w->row_rstd, w->a, w->type);
+    dlm__zero_tail(w->a, w->R, w->R_rounded, C, w->type);
+}
+
+/* q (R,C). */
 static void make_queries(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
-                         const dlm_layer *layer, dlm_modulation mod, const int32_t *rows, float *q) {
+                         const dlm_layer *layer, dlm_modulation mod, const int32_t *rows) {
     const dlm_config *config = &w->layout->config;
     size_t C = config->hidden_size, H = config->num_heads;
-    dlm__modulated_norm(w->compute, w->row_runs, C, w->rows_h, mod.base, mod.base + C, mod.stride,
-                        layer->mean1, layer->rstd1, w->a, w->type);
-    dlm__zero_tail(w->a, w->R, w->R_rounded, C, w->type);
+    float *q = dlm__queries(w, layer->qkv);
+    dlm__rows_operand(w, layer, mod, rows);
     dlm__linear(w, network, w->R_rounded, C, C, w->a, block->qkv_w, block->qkv_b, q);
     if (config->position == DLM_POSITION_LEARNED) return;
     for (size_t r = 0; r < w->R; r++) w->row_positions[r] = w->positions[rows[r]];
-    dlm__rotate_rows(w->compute, w->R, w->row_positions, H, C / H, C, w->cos_table, w->sin_table, q);
+    dlm__rotate_rows(w->compute, w->R, w->row_positions, H, C / H, C, w->cos_table, w->sin_table, false, q);
 }
 
-/* The last block of the rows: rows_h (R,C) becomes the state behind it. */
+/* The last block of the rows, whose states behind it become rows_h (R,C). */
 static void run_last(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
                      const dlm_layer *layer, dlm_modulation mod, const int32_t *rows) {
     size_t C = w->layout->config.hidden_size, H = w->layout->config.num_heads;
-    float *q = layer->y1;
     if (w->R == 0) return;
     make_keys(w, network, block, layer, mod);
-    dlm__gather_rows(w->compute, w->R, C, rows, layer->h, w->rows_h);
-    make_queries(w, network, block, layer, mod, rows, q);
-    dlm__attention_rows(w->compute, w->seg, w->row_seg, H, C / H, q, layer->qkv, layer->o, w->type, NULL);
+    make_queries(w, network, block, layer, mod, rows);
+    dlm__attention_rows(w->compute, w->seg, w->row_seg, H, C / H, dlm__queries(w, layer->qkv), layer->qkv,
+                        layer->o, w->type, layer->lse);
     dlm__zero_tail(layer->o, w->R, w->R_rounded, C, w->type);
     dlm__linear(w, network, w->R_rounded, C, C, layer->o, block->proj_w, block->proj_b, layer->y1);
-    dlm__gated_residual(w->compute, w->row_runs, C, w->rows_h, mod.base + 2 * C, mod.stride, layer->y1,
-                        w->mid);
+    dlm__gated_residual(w->compute, w->row_runs, C, w->mid, mod.base + 2 * C, mod.stride, layer->y1, w->mid);
     transform(w, network, block, layer, mod, w->row_runs, w->rows_h);
 }
 
@@ -225,7 +231,7 @@ static void run_blocks(dlm_workspace *w, const dlm_network *network, const dlm_b
         const dlm_block_layout *block = &layout->blocks[i];
         const dlm_layer *layer = &w->layers[i];
         dlm_modulation mod = dlm__block_modulation(w, network, i);
-        if (i == depth - 1 && only_rows(w, network)) {
+        if (i == depth - 1 && w->only_rows) {
             run_last(w, network, block, layer, mod, batch->rows);
             return;
         }
@@ -242,7 +248,7 @@ static void normalise_rows(dlm_workspace *w, const dlm_network *network) {
     size_t C = w->layout->config.hidden_size;
     dlm_modulation mod = dlm__final_modulation(w, network);
     dlm__modulated_norm(w->compute, w->row_runs, C, w->rows_h, mod.base, mod.base + C, mod.stride,
-                        w->final_mean, w->final_rstd, w->final_a, w->type);
+                        w->row_mean, w->row_rstd, w->final_a, w->type);
     dlm__zero_tail(w->final_a, w->R, dlm__round_up(w->R, w->chunk), C, w->type);
 }
 

@@ -101,12 +101,13 @@ typedef struct dlm_batch {
 /* Memory of a pass: activations for up to `tokens` positions in up to `sequences` sequences, of which up to
  * `rows` rows go through the final layer; with `training` also what the backward pass needs. `times`: how
  * many different times passes will have, if these are few and come again, so that what is made of them is
- * kept; that takes at most 32 MB, and weights that stay as they are. Allocated once; a pass allocates
- * nothing. */
+ * kept; that takes at most 32 MB, and weights that stay as they are. `whole`: the last block is computed of
+ * all positions, though it is read at the rows alone (for tests). Allocated once; a pass allocates nothing.
+ */
 typedef struct dlm_workspace dlm_workspace;
 typedef struct dlm_workspace_size {
     size_t tokens, sequences, rows;
-    bool training;
+    bool training, whole;
     size_t times;
 } dlm_workspace_size;
 dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_compute *compute,
@@ -130,7 +131,7 @@ dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const
                      dlm_error *err);
 
 /* State h (T,C) before block i (0 .. depth; depth is behind the last) of the last pass, and c (S,C) where the
- * model has it (NULL otherwise): for tests, with a training workspace. */
+ * model has it (NULL otherwise): for tests, with a training workspace; the last state with a whole one. */
 const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i);
 const float *dlm__workspace_condition(const dlm_workspace *workspace);
 

@@ -7,7 +7,9 @@
 #include "model/network.h"
 
 /* What a block leaves for its backward pass. Without training all blocks share one of these, and h is
- * overwritten in place. */
+ * overwritten in place. Where only the rows asked for go through the last block, its h, mean1 and rstd1 are
+ * still of all positions, qkv has their keys and values (T,2C) and behind these the rows' queries (R,C), and
+ * all else is of the rows. */
 typedef struct dlm_layer {
     float *h;   /* (T,C) before the block */
     float *mod; /* (S,6C), with adaLN: shift1, scale1, gate1, shift2, scale2, gate2 */
@@ -21,7 +23,7 @@ typedef struct dlm_layer {
 
 /* Gradients under way, and operands made from them. */
 typedef struct dlm_backward_memory {
-    float *dh;                 /* (T,C) */
+    float *dh;                 /* (T,C), or first (R,C) */
     float *dmod;               /* (S,6C) */
     void *dmod_operand;        /* (S,6C); dmod itself in float32 */
     float *dcondition, *dtime; /* (S,C) */
@@ -31,7 +33,6 @@ typedef struct dlm_backward_memory {
     float *wide;               /* (T, max(F,3C)) */
     void *wide_operand;        /* (T, max(F,3C)); wide itself in float32 */
     float *dfinal;             /* (R,C) of the final norm's output, in wide */
-    float *drows;              /* (R,C) of its input, in narrow */
     void *dlogits;             /* (chunk,V) operand; the logits themselves in float32 */
 } dlm_backward_memory;
 
@@ -61,7 +62,8 @@ struct dlm_workspace {
     float *run_times;                      /* (S) */
     int32_t *run_slots;                    /* (S) of the table */
     dlm_time_table table;
-    bool tabled; /* this pass's modulations are in the table */
+    bool tabled;    /* this pass's modulations are in the table */
+    bool only_rows; /* this pass takes only its rows through the last block */
     const float *expected;
     size_t expected_n;
     int32_t *positions, *row_positions; /* (T), (R) in their sequences, with rotary positions */
@@ -78,9 +80,9 @@ struct dlm_workspace {
     void *g;                      /* (T,F) operand: GELU */
     float *final_mod;             /* (S,2C) */
     float *rows_h;                /* (R,C) */
-    float *final_mean, *final_rstd;
-    void *final_a; /* (R,C) operand */
-    float *logits; /* (chunk,V) */
+    float *row_mean, *row_rstd;   /* (R) of the rows' last norm */
+    void *final_a;                /* (R,C) operand */
+    float *logits;                /* (chunk,V) */
     dlm_backward_memory back;
 };
 
@@ -97,6 +99,13 @@ const void *dlm__weights(const dlm_network *network, size_t offset);
 /* y (rows, out) = x (rows, in) W^T + b. */
 void dlm__linear(dlm_workspace *workspace, const dlm_network *network, size_t rows, size_t in, size_t out,
                  const void *x, size_t weight, size_t bias, float *y);
+/* The queries in the last block's qkv, or their gradients in that of these, where it is made of the rows. */
+static inline float *dlm__queries(const dlm_workspace *workspace, float *qkv) {
+    return qkv + workspace->T_rounded * 2 * workspace->layout->config.hidden_size;
+}
+/* The rows of the last block's h in w->mid, and in w->a what their queries are made of. */
+void dlm__rows_operand(dlm_workspace *workspace, const dlm_layer *layer, dlm_modulation mod,
+                       const int32_t *rows);
 /* Modulations of a block or the final layer: `learned` where time is none, else what the forward pass left in
  * `made` (S, n*C). */
 dlm_modulation dlm__modulation(const dlm_network *network, size_t learned, const float *made, size_t n);

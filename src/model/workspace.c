@@ -75,7 +75,6 @@ static void lay_backward(dlm_workspace *w, size_t T, size_t S) {
     back->narrow = floats(w, T, C);
     back->wide = floats(w, T, wide);
     back->wide_operand = convert ? operands(w, T, wide) : back->wide;
-    back->drows = back->narrow;
     back->dfinal = back->wide; /* R is less than 2 T, and wide at least 3 C */
     back->dlogits = convert ? operands(w, w->chunk, config->vocab_size) : (void *)w->logits;
 }
@@ -103,8 +102,8 @@ static void lay(dlm_workspace *w) {
     w->a = operands(w, T, C);
     w->g = operands(w, T, dlm__config_hidden(config));
     w->rows_h = floats(w, R, C);
-    w->final_mean = floats(w, R, 1);
-    w->final_rstd = floats(w, R, 1);
+    w->row_mean = floats(w, R, 1);
+    w->row_rstd = floats(w, R, 1);
     w->final_a = operands(w, R, C);
     w->logits = floats(w, w->chunk, config->vocab_size);
     if (w->size.training) lay_backward(w, T, S);

@@ -58,7 +58,7 @@ static double share_finer(const float *x, size_t n) {
 /* One pass over the packed fixture. */
 typedef struct outcome {
     dlm_model *model;
-    dlm_workspace *workspace;
+    dlm_workspace *workspace;  /* in which the logits were made */
     float *logits, *gradients; /* (R,V), (total) */
     double loss;
 } outcome;
@@ -69,13 +69,15 @@ static outcome run(dlm_compute *compute, const char *folder, dlm_precision preci
     size_t V = o.model->layout->config.vocab_size;
     float *ce = dlm__calloc(f->batch.R, sizeof *ce);
     dlm_error err;
-    o.workspace = fixture_workspace(&o.model->network, compute, &f->batch, true);
+    o.workspace = fixture_whole_workspace(&o.model->network, compute, &f->batch);
+    dlm_workspace *training = fixture_workspace(&o.model->network, compute, &f->batch, true);
     o.logits = dlm__calloc(f->batch.R * V, sizeof *o.logits);
     o.gradients = dlm__calloc(o.model->layout->total, sizeof *o.gradients);
     CHECK_OK(dlm__forward(o.workspace, &o.model->network, &f->batch, o.logits, &err), &err);
-    CHECK_OK(dlm__loss(o.workspace, &o.model->network, &f->batch, f->targets, f->weight, ce, &o.loss,
+    CHECK_OK(dlm__loss(training, &o.model->network, &f->batch, f->targets, f->weight, ce, &o.loss,
                        o.gradients, &err),
              &err);
+    dlm__workspace_free(training);
     free(ce);
     return o;
 }

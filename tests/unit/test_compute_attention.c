@@ -187,7 +187,10 @@ static void rotated_rows(dlm_compute *plain, dlm_compute *compute) {
         for (size_t t = mixed.offsets[s]; t < mixed.offsets[s + 1]; t++)
             positions[t] = (int32_t)(t - mixed.offsets[s]);
     dlm__rotate(compute, mixed, H, D, cosine, sine, false, want);
-    dlm__rotate_rows(compute, T, positions, (size_t)2 * H, D, (size_t)3 * C, cosine, sine, start);
+    dlm__rotate_rows(compute, T, positions, (size_t)2 * H, D, (size_t)3 * C, cosine, sine, false, start);
+    CHECK_MEM_EQ(start, want, (size_t)T * 3 * C * sizeof *want);
+    dlm__rotate(compute, mixed, H, D, cosine, sine, true, want);
+    dlm__rotate_rows(compute, T, positions, (size_t)2 * H, D, (size_t)3 * C, cosine, sine, true, start);
     CHECK_MEM_EQ(start, want, (size_t)T * 3 * C * sizeof *want);
     free(start), free(want);
 }

@@ -120,12 +120,14 @@ TEST(all_threads_encode) {
     check_all_meet(prepare);
 }
 
-/* ---- rows of the final layer --------------------------------------------------------------------------- */
+/* ---- rows of the last layers --------------------------------------------------------------------------- */
 
-/* Rows that products with V columns, or the gradients of such, were given; masks that were in the batches. */
+/* Rows that products with V columns, or the gradients of such, were given, and products of the MLP's hidden
+ * channels; masks that were in the batches. */
 static struct {
     bool on;
     size_t vocabulary, forward, states, weights;
+    size_t hidden, mlp, mlps;
     size_t masks, positions, chunks;
 } rows;
 
@@ -152,6 +154,10 @@ void __wrap_dlm__matmul(dlm_compute *compute, const dlm_product *product, const 
         products.modulation_rows += product->M;
     }
     if (products.on && product->N == products.hidden) products.hidden_rows += product->M;
+    if (rows.on && product->K == rows.hidden && !product->transpose_a) {
+        rows.mlp += product->M;
+        rows.mlps++;
+    }
     if (rows.on && product->K == V) rows.states += product->M;
     if (rows.on && product->M == V) rows.weights += product->K;
     __real_dlm__matmul(compute, product, A, B, bias, Y);
@@ -169,6 +175,7 @@ dlm_status __wrap_dlm__loss(dlm_workspace *workspace, const dlm_network *network
     const int32_t mask = 2;
     size_t T = batch->seg.offsets[batch->seg.n];
     rows.vocabulary = network->layout->config.vocab_size;
+    rows.hidden = dlm__config_hidden(&network->layout->config);
     rows.positions += T;
     for (size_t t = 0; t < T; t++) rows.masks += batch->ids[t] == mask;
     return __real_dlm__loss(workspace, network, batch, targets, weight, ce, loss, gradients, err);
@@ -176,7 +183,7 @@ dlm_status __wrap_dlm__loss(dlm_workspace *workspace, const dlm_network *network
 
 /* Only what is masked is multiplied, and what rounding up to a few sizes adds (an eighth and 16 of each
  * product at the most; nothing in the plain loops). */
-TEST(only_masked_rows_reach_the_final_layer) {
+TEST(only_masked_rows_reach_the_last_layers) {
     for (int recipe = 0; recipe < 2; recipe++) {
         dlm_train_options o =
             tiny_run((dlm_recipe)recipe, make_data(1, 60, 30, 16), path_in(temporary_dir(), "run"));
@@ -189,11 +196,15 @@ TEST(only_masked_rows_reach_the_final_layer) {
         REQUIRE(trained);
         bool exact = strcmp(dlm_backend(), "reference") == 0;
         size_t most = exact ? rows.masks : rows.masks + rows.masks / 8 + 16 * rows.chunks;
+        /* Once forward and once backward: in the first block all, in the last the masked ones. */
+        size_t mlp = 2 * (rows.positions + rows.masks);
+        size_t most_mlp = exact ? mlp : mlp + mlp / 8 + 16 * rows.mlps;
         check_context("%zu masks among %zu positions, %zu products", rows.masks, rows.positions, rows.chunks);
         CHECK(rows.masks > 0 && rows.masks < rows.positions);
         CHECK(rows.forward >= rows.masks && rows.forward <= most);
         CHECK_INT_EQ(rows.states, rows.forward);
         CHECK_INT_EQ(rows.weights, rows.forward);
+        CHECK(rows.mlp >= mlp && rows.mlp <= most_mlp);
     }
 }
 

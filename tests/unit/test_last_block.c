@@ -1,0 +1,147 @@
+/* Training takes only the rows whose logits are wanted through the last block: loss and gradients against a
+ * workspace that takes all positions through it. */
+#include "network_fixture.h"
+
+enum { V = 13, LONGEST = 40, SEQUENCES = 6, MOST = SEQUENCES * LONGEST };
+
+static dlm_model *make_model(dlm_time time, dlm_position position, dlm_precision precision) {
+    const dlm_config config = {.vocab_size = V,
+                               .max_seq_len = LONGEST,
+                               .hidden_size = 24,
+                               .depth = 2,
+                               .num_heads = 2,
+                               .mlp_ratio = 3,
+                               .time = time,
+                               .position = position};
+    dlm_layout *layout;
+    dlm_model *model = NULL;
+    dlm_error err;
+    if (!CHECK_OK(dlm__layout_create(&config, &layout, &err), &err)) return NULL;
+    float *params = dlm__calloc(layout->total, sizeof *params);
+    dlm_rng rng = dlm__rng(9, DLM_RNG_TEST, 0, 0);
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        for (size_t j = 0; j < param->count; j++)
+            params[param->offset + j] = 0.3F * (float)dlm__rng_normal(&rng);
+    }
+    CHECK_OK(dlm__model_create(&config, params, NULL, NULL, precision, &model, &err), &err);
+    free(params);
+    dlm__layout_free(layout);
+    return model;
+}
+
+/* How many of n positions are rows, in sequence s. */
+typedef enum row_choice { SOME, ALL, ONE, LAST_SEQUENCE, CHOICES } row_choice;
+
+static bool is_row(row_choice choice, size_t s, size_t i, size_t n, size_t t) {
+    switch (choice) {
+    case ALL: return true;
+    case ONE: return t == 7;
+    case LAST_SEQUENCE: return s == SEQUENCES - 1;
+    default: break;
+    }
+    /* One sequence without rows, one all rows, one with its last position alone. */
+    return s == 1 ? false : s == 2 ? true : s == 3 ? i + 1 == n : t * 7 % 5 < 2;
+}
+
+typedef struct batch {
+    size_t offsets[SEQUENCES + 1];
+    int32_t ids[MOST], rows[MOST], targets[MOST];
+    float times[SEQUENCES], weight[MOST];
+    dlm_batch batch;
+} batch;
+
+static void make_batch(batch *b, row_choice choice) {
+    static const size_t lengths[SEQUENCES] = {17, 9, 33, 40, 1, 22};
+    size_t R = 0;
+    b->offsets[0] = 0;
+    for (size_t s = 0; s < SEQUENCES; s++) {
+        b->offsets[s + 1] = b->offsets[s] + lengths[s];
+        b->times[s] = (float)(s + 1) / 8;
+        for (size_t i = 0; i < lengths[s]; i++) {
+            const size_t t = b->offsets[s] + i;
+            b->ids[t] = (int32_t)(t * 5 % V);
+            if (!is_row(choice, s, i, lengths[s], t)) continue;
+            b->targets[R] = (int32_t)(t * 3 % V);
+            b->weight[R] = 0.01F * (float)(1 + t % 4);
+            b->rows[R++] = (int32_t)t;
+        }
+    }
+    b->batch = (dlm_batch){{SEQUENCES, b->offsets}, b->ids, b->times, R, b->rows};
+}
+
+/* Loss, cross-entropies (R) and gradients (total) of two passes, the second over what the first left. */
+static double lose(dlm_compute *compute, const dlm_model *model, const batch *b, bool whole, float *ce,
+                   float *gradients) {
+    const dlm_workspace_size size = {
+        .tokens = MOST, .sequences = SEQUENCES, .rows = MOST, .training = true, .whole = whole};
+    dlm_workspace *workspace = NULL;
+    dlm_error err;
+    double loss = 0;
+    CHECK_OK(dlm__workspace_create(model->layout, model->network.type, compute, size, &workspace, &err),
+             &err);
+    for (int pass = 0; pass < 2; pass++) {
+        memset(gradients, 0, model->layout->total * sizeof *gradients);
+        CHECK_OK(dlm__loss(workspace, &model->network, &b->batch, b->targets, b->weight, ce, &loss, gradients,
+                           &err),
+                 &err);
+    }
+    dlm__workspace_free(workspace);
+    return loss;
+}
+
+/* The largest difference of a tensor, of its largest value. */
+static double apart(const float *a, const float *b, size_t n) {
+    double most = 0, largest = 1e-12;
+    for (size_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+        largest = fmax(largest, fabs((double)b[i]));
+    }
+    return most / largest;
+}
+
+static void compare(dlm_compute *compute, const dlm_model *model, row_choice choice) {
+    static batch b;
+    static float ce[2][MOST];
+    const dlm_layout *layout = model->layout;
+    float *gradients[2];
+    double loss[2];
+    make_batch(&b, choice);
+    for (int whole = 0; whole < 2; whole++) {
+        gradients[whole] = dlm__calloc(layout->total, sizeof **gradients);
+        loss[whole] = lose(compute, model, &b, whole == 1, ce[whole], gradients[whole]);
+    }
+    /* What is rounded to bfloat16 is the same but for the order of the sums before it, which moves few values
+     * to the neighbour, 2^-8 away. */
+    const double tolerance = model->network.type == DLM_BF16 ? 1e-4 : 1e-6;
+    CHECK_CLOSE(loss[0], loss[1], tolerance * loss[1]);
+    CHECK_ALL_CLOSE(ce[0], ce[1], b.batch.R, 10 * tolerance);
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        const double moved = apart(gradients[0] + param->offset, gradients[1] + param->offset, param->count);
+        if (!CHECK(moved <= 2 * tolerance)) printf("gradient of %s: %g\n", param->name, moved);
+    }
+    free(gradients[0]), free(gradients[1]);
+}
+
+static void rows_alone(dlm_compute *compute, const char *isa) {
+    static const dlm_time times[] = {DLM_TIME_NONE, DLM_TIME_ADALN};
+    static const dlm_position positions[] = {DLM_POSITION_LEARNED, DLM_POSITION_BOTH};
+    static const dlm_precision precisions[] = {DLM_PRECISION_F32, DLM_PRECISION_BF16};
+    for (int kind = 0; kind < 8; kind++) {
+        dlm_model *model = make_model(times[kind & 1], positions[kind >> 1 & 1], precisions[kind >> 2]);
+        REQUIRE(model != NULL);
+        for (row_choice choice = SOME; choice < CHOICES; choice++) {
+            check_context("%s, model %d, rows %d", isa, kind, (int)choice);
+            compare(compute, model, choice);
+        }
+        dlm_model_free(model);
+    }
+}
+
+TEST(rows_alone_are_differentiated_as_all) {
+    const char *isa;
+    for (size_t i = 0; (isa = dlm__isa_name(i)) != NULL; i++)
+        if (dlm__isa_available(isa))
+            for (size_t threads = 1; threads < 3; threads++) with_compute(rows_alone, isa, isa, threads);
+}
