@@ -112,13 +112,18 @@ static void attention(bench *b, size_t S, size_t L, size_t H, size_t D) {
     for (size_t s = 0; s <= S; s++) offsets[s] = s * L;
     const dlm_segments seg = {S, offsets};
     const double flops = 4.0 * (double)T * (double)L * (double)C;
-    double seconds;
-    char what[80];
-    BEST(seconds, dlm__attention(b->compute, seg, H, D, qkv, o, DLM_F32, lse));
-    snprintf(what, sizeof what, "attention %zu x %zu, %zu heads of %zu", S, L, H, D);
-    report_flops(b, what, flops, seconds);
-    BEST(seconds, dlm__attention_backward(b->compute, seg, H, D, qkv, lse, o, dqkv));
-    report_flops(b, "    backward", 2.5 * flops, seconds);
+    for (int half = 0; half < 2; half++) {
+        const dlm_dtype type = half ? DLM_BF16 : DLM_F32;
+        double seconds;
+        char what[80];
+        BEST(seconds, dlm__attention(b->compute, seg, H, D, qkv, o, type, lse));
+        snprintf(what, sizeof what, "attention %zu x %zu, %zu heads of %zu, %s", S, L, H, D,
+                 half ? "bf16" : "f32");
+        report_flops(b, what, flops, seconds);
+        memset(o, 0, T * C * sizeof *o);
+        BEST(seconds, dlm__attention_backward(b->compute, seg, H, D, qkv, lse, o, type, dqkv));
+        report_flops(b, "    backward", 2.5 * flops, seconds);
+    }
     free(offsets), free(qkv), free(dqkv), free(o), free(lse);
 }
 

@@ -86,7 +86,14 @@ static int team_for(const operands *x) {
     return dlm__team(work, 16 * DLM_GRAIN);
 }
 
+/* Whether products of operands of `type` are of bfloat16 here. */
+static bool in_pairs(const dlm_compute *compute, dlm_dtype type) {
+    return compute->pairs && type == DLM_BF16;
+}
+
 static void attend(dlm_compute *compute, const operands *x, void *o, dlm_dtype type, float *lse) {
+    __typeof__(compute->kernels->attention) kernel =
+        in_pairs(compute, type) ? compute->kernels->attention_pairs : compute->kernels->attention;
     const size_t H = x->H, C = H * x->D, longest = longest_of(x->queries);
     const int team = team_for(x);
     size_t stride = 0;
@@ -109,15 +116,18 @@ static void attend(dlm_compute *compute, const operands *x, void *o, dlm_dtype t
                 dlm__part(length_of(x->queries, s), DLM_QUERIES, (int)(piece % cuts), (int)cuts);
             if (r.first == r.last) continue;
             const size_t row = x->queries.offsets[s];
-            compute->kernels->attention(&head, r.first, r.last, dlm__element(o, type, row * C + h * x->D), C,
-                                        type, lse == NULL ? NULL : lse + row * H + h, H, own);
+            kernel(&head, r.first, r.last, dlm__element(o, type, row * C + h * x->D), C, type,
+                   lse == NULL ? NULL : lse + row * H + h, H, own);
         }
     }
 }
 
 /* dq, dk and dv lie as q, k and v do. */
 static void attend_backward(dlm_compute *compute, const operands *x, const float *lse, const float *d_o,
-                            float *dq, float *dk, float *dv) {
+                            dlm_dtype type, float *dq, float *dk, float *dv) {
+    __typeof__(compute->kernels->attention_backward) kernel = in_pairs(compute, type)
+                                                                  ? compute->kernels->attention_pairs_backward
+                                                                  : compute->kernels->attention_backward;
     const size_t H = x->H, D = x->D, C = H * D, longest = longest_of(x->keys);
     const int team = team_for(x);
     size_t stride = 0;
@@ -132,9 +142,8 @@ static void attend_backward(dlm_compute *compute, const operands *x, const float
             const size_t at = x->keys.offsets[s] * x->stride + h * D;
             const dlm_head head = head_of(x, s, h);
             if (head.L == 0) continue;
-            compute->kernels->attention_backward(&head, length_of(x->queries, s), lse + row * H + h, H,
-                                                 d_o + row * C + h * D, C, dq + row * x->q_stride + h * D,
-                                                 dk + at, dv + at, own);
+            kernel(&head, length_of(x->queries, s), lse + row * H + h, H, d_o + row * C + h * D, C,
+                   dq + row * x->q_stride + h * D, dk + at, dv + at, own);
         }
     }
 }
@@ -181,15 +190,15 @@ void dlm__attention_rows(dlm_compute *compute, dlm_segments seg, dlm_segments qu
 }
 
 void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv,
-                             const float *lse, const float *d_o, float *dqkv) {
+                             const float *lse, const float *d_o, dlm_dtype type, float *dqkv) {
     const size_t C = H * D;
     const operands x = whole(seg, H, D, qkv);
-    attend_backward(compute, &x, lse, d_o, dqkv, dqkv + C, dqkv + 2 * C);
+    attend_backward(compute, &x, lse, d_o, type, dqkv, dqkv + C, dqkv + 2 * C);
 }
 
 void dlm__attention_rows_backward(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H,
                                   size_t D, const float *q, const float *kv, const float *lse,
-                                  const float *d_o, float *dq, float *dkv) {
+                                  const float *d_o, dlm_dtype type, float *dq, float *dkv) {
     const operands x = apart(seg, queries, H, D, q, kv);
-    attend_backward(compute, &x, lse, d_o, dq, dkv, dkv + H * D);
+    attend_backward(compute, &x, lse, d_o, type, dq, dkv, dkv + H * D);
 }

@@ -162,7 +162,8 @@ void dlm__rotate(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, con
 void dlm__rotate_rows(dlm_compute *compute, size_t R, const int32_t *positions, size_t heads, size_t D,
                       size_t stride, const float *cos_table, const float *sin_table, bool inverse, float *x);
 /* o (T,C) of `type` = softmax(q k^T / sqrt(D)) v within each segment and head; qkv (T,3C): q, k, v of C each,
- * heads side by side. lse (T,H): log of the softmax's denominator with its maximum, for the backward pass;
+ * heads side by side. Its products are of float32, or of factors rounded to `type` where the context's
+ * kernels gain by it. lse (T,H): log of the softmax's denominator with its maximum, for the backward pass;
  * may be NULL. */
 void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv, void *o,
                     dlm_dtype type, float *lse);
@@ -170,13 +171,13 @@ void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, 
  * (R,H). */
 void dlm__attention_rows(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H, size_t D,
                          const float *q, const float *kv, void *o, dlm_dtype type, float *lse);
-/* dqkv (T,3C) from d_o (T,C), in one pass that recomputes the probabilities. */
+/* dqkv (T,3C) from d_o (T,C), in one pass that recomputes the probabilities; type as forward. */
 void dlm__attention_backward(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv,
-                             const float *lse, const float *d_o, float *dqkv);
+                             const float *lse, const float *d_o, dlm_dtype type, float *dqkv);
 /* dq (R,C) and dkv (T,2C) from d_o (R,C). */
 void dlm__attention_rows_backward(dlm_compute *compute, dlm_segments seg, dlm_segments queries, size_t H,
                                   size_t D, const float *q, const float *kv, const float *lse,
-                                  const float *d_o, float *dq, float *dkv);
+                                  const float *d_o, dlm_dtype type, float *dq, float *dkv);
 
 /* ---- softmax and loss --------------------------------------------------------------------------------- */
 

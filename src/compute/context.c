@@ -182,5 +182,5 @@ float *dlm__scratch(dlm_compute *compute, size_t parts, size_t count, size_t *st
 
 size_t dlm__attention_scratch(size_t L, size_t D) {
     const size_t l = dlm__attention_stride(L), d = dlm__round_up(D, DLM_LANES);
-    return 5 * l * d + DLM_QUERIES * (2 * l + 3 * d);
+    return 5 * l * d + DLM_QUERIES * 4 * (l + d);
 }

@@ -10,35 +10,37 @@
 
 #define KERNEL(name) ISA_NAME(dlm__##name)
 
-#define ISA_KERNELS(X)         \
-    X(add)                     \
-    X(to_bf16)                 \
-    X(from_bf16)               \
-    X(gelu)                    \
-    X(gelu_backward)           \
-    X(silu)                    \
-    X(silu_backward)           \
-    X(column_sum)              \
-    X(modulated_norm)          \
-    X(modulated_norm_backward) \
-    X(gated_residual)          \
-    X(gated_residual_backward) \
-    X(rotate)                  \
-    X(attention)               \
-    X(attention_backward)      \
-    X(pack_rows)               \
-    X(pack_columns)            \
-    X(pairs_product)           \
-    X(softmax)                 \
-    X(cross_entropy)           \
-    X(quantise)                \
-    X(int8_panel)              \
-    X(int8_values)             \
-    X(sum_of_squares)          \
-    X(adamw)                   \
-    X(muon_momentum)           \
-    X(combine)                 \
-    X(divide)                  \
+#define ISA_KERNELS(X)          \
+    X(add)                      \
+    X(to_bf16)                  \
+    X(from_bf16)                \
+    X(gelu)                     \
+    X(gelu_backward)            \
+    X(silu)                     \
+    X(silu_backward)            \
+    X(column_sum)               \
+    X(modulated_norm)           \
+    X(modulated_norm_backward)  \
+    X(gated_residual)           \
+    X(gated_residual_backward)  \
+    X(rotate)                   \
+    X(attention)                \
+    X(attention_backward)       \
+    X(attention_pairs)          \
+    X(attention_pairs_backward) \
+    X(pack_rows)                \
+    X(pack_columns)             \
+    X(pairs_product)            \
+    X(softmax)                  \
+    X(cross_entropy)            \
+    X(quantise)                 \
+    X(int8_panel)               \
+    X(int8_values)              \
+    X(sum_of_squares)           \
+    X(adamw)                    \
+    X(muon_momentum)            \
+    X(combine)                  \
+    X(divide)                   \
     X(muon_update)
 
 #define X(name) extern __typeof__(*((dlm_kernels *)0)->name) KERNEL(name);

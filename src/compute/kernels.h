@@ -95,6 +95,12 @@ typedef struct dlm_kernels {
                                const float *d_o, size_t o_stride, float *dq, float *dk, float *dv,
                                float *scratch);
 
+    /* The same with the factors of all products rounded to bfloat16. (The plain loops round nothing.) */
+    void (*attention_pairs)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
+                            dlm_dtype type, float *lse, size_t lse_stride, float *scratch);
+    void (*attention_pairs_backward)(const dlm_head *head, size_t n, const float *lse, size_t lse_stride,
+                                     const float *d_o, size_t o_stride, float *dq, float *dk, float *dv,
+                                     float *scratch);
     /* A panel of K inputs, rounded: its columns are the n <= DLM_PANEL rows of x, K long and `stride` apart,
      * or the first columns of x, K rows that are `stride` apart. */
     void (*pack_rows)(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel);

@@ -139,19 +139,27 @@ INLINE vi vf_lanes(size_t n) {
 
 /* Sum of the lanes, by halves. */
 INLINE float vf_sum(vf v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
     float lane[W];
     vf_store(lane, v);
     for (size_t half = W / 2; half > 0; half /= 2)
         for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
     return lane[0];
+#endif
 }
 
 INLINE float vf_largest(vf v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
     float lane[W], largest;
     vf_store(lane, v);
     largest = lane[0];
     for (size_t i = 1; i < W; i++) largest = lane[i] > largest ? lane[i] : largest;
     return largest;
+#endif
 }
 
 /* The first n < W elements at x, the other lanes `rest`. */
@@ -269,23 +277,51 @@ INLINE vi vi_round(vf x) {
  *
  * x = n ln 2 + r with |r| <= ln(2)/2, exp x = 2^n exp r. n is found by adding 1.5 * 2^23, whose last bit is
  * 1; ln 2 is subtracted in two parts, the first short enough for an exact product. exp r = 1 + r + r^2 q(r),
- * q the minimax polynomial of degree 4 (relative error 3e-9); 2^n goes straight into the exponent field. */
-INLINE vf vf_exp(vf x) {
-    const vf shifter = vf_all(12582912.0F);
-    const vf bounded = vf_min(vf_all(89.0F), vf_max(vf_all(-88.0F), x));
-    const vf shifted = vf_fma(bounded, vf_all(1.44269504F), shifter);
-    const vf n = shifted - shifter;
-    const vf r = vf_fma(n, vf_all(-1.42860682e-6F), vf_fma(n, vf_all(-0.693145751953125F), bounded));
+ * q the minimax polynomial of degree 4 (relative error 3e-9); 2^n goes straight into the exponent field, or
+ * AVX-512's instruction multiplies by it, which knows its limits. */
+INLINE vf vf_exp_reduced(vf n, vf x) {
+    const vf r = vf_fma(n, vf_all(-1.42860682e-6F), vf_fma(n, vf_all(-0.693145751953125F), x));
     vf q = vf_all(0.0013814539415761828F);
     q = vf_fma(q, r, vf_all(0.00836874544620514F));
     q = vf_fma(q, r, vf_all(0.04166838899254799F));
     q = vf_fma(q, r, vf_all(0.1666652113199234F));
     q = vf_fma(q, r, vf_all(0.4999999403953552F));
-    const vf p = vf_fma(q * r, r, r) + 1.0F;
+    return vf_fma(q * r, r, r) + 1.0F;
+}
+
+INLINE vf vf_exp(vf x) {
+#if defined(__AVX512F__)
+    const vf bounded = vf_min(vf_all(89.0F), x);
+    const vf n = (vf)_mm512_roundscale_ps((__m512)(bounded * 1.44269504F),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.336F), _CMP_NLT_UQ);
+    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)vf_exp_reduced(n, bounded), (__m512)n);
+#else
+    const vf shifter = vf_all(12582912.0F);
+    const vf bounded = vf_min(vf_all(89.0F), vf_max(vf_all(-88.0F), x));
+    const vf shifted = vf_fma(bounded, vf_all(1.44269504F), shifter);
+    const vf p = vf_exp_reduced(shifted - shifter, bounded);
     const vi power = ((vi)shifted - (vi)shifter) << 23;
     const vf y = (vf)((vi)p + power);
     const vi below = (vi)(x < -87.336F), above = (vi)(x > 88.72283F);
     return (vf)((vi)vf_select(above, vf_all(INFINITY), y) & ~below);
+#endif
+}
+
+/* 2^x within 3e-6 of itself; 0 of -inf. x = n + f with f from 0 to 1; 2^f by its minimax polynomial of
+ * degree 4. */
+INLINE vf vf_exp2_short(vf x) {
+#if defined(__AVX512DQ__)
+    const vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vf p = vf_all(0.01353417057543993F);
+    p = vf_fma(p, f, vf_all(0.05201146379113197F));
+    p = vf_fma(p, f, vf_all(0.2414427548646927F));
+    p = vf_fma(p, f, vf_all(0.6930038332939148F));
+    p = vf_fma(p, f, vf_all(1.0000026226043701F));
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+    return vf_exp(x * 0.693147182F);
+#endif
 }
 
 #endif

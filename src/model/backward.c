@@ -122,7 +122,8 @@ static const void *attention_backward(dlm_workspace *w, const dlm_layer *layer) 
     const dlm_config *config = &w->layout->config;
     dlm_backward_memory *back = &w->back;
     size_t C = config->hidden_size, H = config->num_heads, D = C / H;
-    dlm__attention_backward(w->compute, w->seg, H, D, layer->qkv, layer->lse, back->narrow, back->wide);
+    dlm__attention_backward(w->compute, w->seg, H, D, layer->qkv, layer->lse, back->narrow, w->type,
+                            back->wide);
     if (config->position == DLM_POSITION_BOTH) {
         dlm__rotate(w->compute, w->seg, H, D, w->cos_table, w->sin_table, true, back->wide);
     }

@@ -1,11 +1,15 @@
 /* Attention and rotary positions of every instruction set against the plain loops. */
 #include "compute_cases.h"
 
+#include "compute/context.h"
+
 enum { T = MIXED_ROWS };
 static const size_t shapes[][2] = {{1, 1}, {3, 8}, {2, 15}, {2, 20}, {4, 32}, {1, 64}, {2, 100}}; /* H, D */
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static void attention(dlm_compute *plain, dlm_compute *compute) {
+    const bool pairs = compute->pairs;
+    compute->pairs = false;
     for (size_t k = 0; k < SHAPES; k++)
         for (int sharp = 0; sharp < 2; sharp++) {
             const size_t H = shapes[k][0], D = shapes[k][1], C = H * D;
@@ -19,7 +23,7 @@ static void attention(dlm_compute *plain, dlm_compute *compute) {
                 dlm__attention(on, mixed, H, D, qkv, o[i].x, DLM_F32, lse[i].x);
                 dlm__attention(on, mixed, H, D, qkv, half[i].x, DLM_BF16, NULL);
                 dlm__attention_backward(on, mixed, H, D, qkv, lse[1].bytes == 0 ? lse[0].x : lse[i].x, d_o,
-                                        dqkv[i].x);
+                                        DLM_F32, dqkv[i].x);
             }
             const double tolerance = sharp == 1 ? 3e-4 : 2e-6;
             check_agree(lse[0].x, lse[1].x, DLM_F32, T * H, sharp == 1 ? 1e-5 : 1e-6, "attention, lse");
@@ -30,10 +34,49 @@ static void attention(dlm_compute *plain, dlm_compute *compute) {
                 buffer_free(o[i]), buffer_free(half[i]), buffer_free(lse[i]), buffer_free(dqkv[i]);
             free(qkv), free(d_o);
         }
+    compute->pairs = pairs;
 }
 
 TEST(attention) {
     for_each_isa(attention);
+}
+
+static void round_all(dlm_compute *compute, size_t n, float *x) {
+    dlm_bf16 *rounded = malloc(n * sizeof *rounded);
+    REQUIRE(rounded != NULL);
+    dlm__to_type(compute, n, x, rounded, DLM_BF16);
+    dlm__from_bf16(compute, n, rounded, x);
+    free(rounded);
+}
+
+/* With products of bfloat16. What comes in is rounded already; what is left are the roundings of scaled
+ * queries, of probabilities and of slopes, half a part in 256 each, of which many add up. */
+static void attention_of_pairs(dlm_compute *plain, dlm_compute *compute) {
+    const bool pairs = compute->pairs;
+    for (size_t k = 0; k < SHAPES; k++) {
+        const size_t H = shapes[k][0], D = shapes[k][1], C = H * D;
+        float *qkv = random_floats(T * 3 * C, 1, 1), *d_o = random_floats(T * C, 1, 2);
+        round_all(plain, T * 3 * C, qkv), round_all(plain, T * C, d_o);
+        buffer o[2], lse[2], dqkv[2];
+        for (int i = 0; i < 2; i++) {
+            dlm_compute *on = i == 0 ? compute : plain;
+            o[i] = buffer_make(T * C, sizeof(dlm_bf16)), lse[i] = buffer_make(T * H, sizeof(float));
+            dqkv[i] = buffer_make(T * 3 * C, sizeof(float));
+            compute->pairs = true;
+            dlm__attention(on, mixed, H, D, qkv, o[i].x, DLM_BF16, lse[i].x);
+            dlm__attention_backward(on, mixed, H, D, qkv, lse[i].x, d_o, DLM_BF16, dqkv[i].x);
+            compute->pairs = pairs;
+        }
+        check_agree(lse[0].x, lse[1].x, DLM_F32, T * H, 4e-3, "attention of pairs, lse");
+        check_agree(o[0].x, o[1].x, DLM_BF16, T * C, 4e-3, "attention of pairs");
+        check_agree(dqkv[0].x, dqkv[1].x, DLM_F32, T * 3 * C, 8e-3, "attention_backward of pairs");
+        for (int i = 0; i < 2; i++) buffer_free(o[i]), buffer_free(lse[i]), buffer_free(dqkv[i]);
+        free(qkv), free(d_o);
+    }
+}
+
+TEST(attention_of_pairs) {
+    for_each_isa(attention_of_pairs);
 }
 
 /* Scores far below zero in every column: the gradient must not see the columns that only fill a vector. */
@@ -50,9 +93,9 @@ static void low_scores(dlm_compute *plain, dlm_compute *compute) {
     for (size_t i = 0; i < (size_t)L * D; i++) d_o[i] = noise[i];
     dlm__attention(compute, seg, 1, D, qkv, o, DLM_F32, lse);
     CHECK(lse[0] < -1000);
-    dlm__attention_backward(compute, seg, 1, D, qkv, lse, d_o, got);
+    dlm__attention_backward(compute, seg, 1, D, qkv, lse, d_o, DLM_F32, got);
     dlm__attention(plain, seg, 1, D, qkv, o, DLM_F32, lse);
-    dlm__attention_backward(plain, seg, 1, D, qkv, lse, d_o, want);
+    dlm__attention_backward(plain, seg, 1, D, qkv, lse, d_o, DLM_F32, want);
     check_agree(got, want, DLM_F32, (size_t)L * 3 * D, 1e-3, "attention_backward");
     free(noise);
 }
@@ -153,8 +196,9 @@ static void some_rows(dlm_compute *plain, dlm_compute *compute) {
         for (size_t t = 0; t < T; t++) memcpy(kv + t * 2 * C, qkv + t * 3 * C + C, 2 * C * sizeof *kv);
         dlm__attention(compute, mixed, H, D, qkv, o[0].x, DLM_F32, lse[0].x);
         dlm__attention_rows(compute, mixed, queries, H, D, q, kv, o[1].x, DLM_F32, lse[1].x);
-        dlm__attention_backward(compute, mixed, H, D, qkv, lse[0].x, d_o, dqkv.x);
-        dlm__attention_rows_backward(compute, mixed, queries, H, D, q, kv, lse[1].x, d_rows, dq.x, dkv.x);
+        dlm__attention_backward(compute, mixed, H, D, qkv, lse[0].x, d_o, DLM_F32, dqkv.x);
+        dlm__attention_rows_backward(compute, mixed, queries, H, D, q, kv, lse[1].x, d_rows, DLM_F32, dq.x,
+                                     dkv.x);
         for (size_t r = 0; r < R; r++) {
             CHECK_MEM_EQ((float *)o[1].x + r * C, (float *)o[0].x + rows[r] * C, C * sizeof *q);
             CHECK_MEM_EQ((float *)lse[1].x + r * H, (float *)lse[0].x + rows[r] * H, H * sizeof *q);

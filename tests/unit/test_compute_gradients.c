@@ -120,7 +120,7 @@ TEST(gradients) {
 
     check_context("attention");
     dlm__attention(plain, seg, H, D, x, out, DLM_F32, lse);
-    dlm__attention_backward(plain, seg, H, D, x, lse, w, gradient);
+    dlm__attention_backward(plain, seg, H, D, x, lse, w, DLM_F32, gradient);
     check_gradient(attention_pass, &f, x, w, gradient, 3 * T * C, T * C);
 
     check_context("cross-entropy");
