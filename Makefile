@@ -50,7 +50,8 @@ WARNINGS += $(WERROR)
 # Contraction to fused multiply-adds is off except where a file asks for it: results must not depend on the compiler.
 CFLAGS_ALL := -std=c17 -D_XOPEN_SOURCE=700 -D_DEFAULT_SOURCE -Iinclude -Isrc $(WARNINGS) -g -fopenmp -fPIC \
               -fvisibility=hidden -ffp-contract=off
-LDLIBS := -lcurl -lcrypto -ljansson -lxxhash -lzip -ldeflate -lzstd -lz -lm
+# libcurl is not among them: it is loaded when something is downloaded (src/format/hub_curl.c).
+LDLIBS := -lcrypto -ljansson -lxxhash -lzip -ldeflate -lzstd -lz -lm -ldl
 ifeq ($(BACKEND),onednn)
 CFLAGS_ALL += -DDLM_BACKEND_ONEDNN
 LDLIBS := -ldnnl $(LDLIBS)

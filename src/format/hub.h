@@ -6,6 +6,7 @@
  *     hub_cache.c      the folders: refs, snapshots, blobs, locks
  *     hub_answer.c     what a server says, in headers and lists of files: hostile bytes
  *     hub_http.c       one request by libcurl, redirects by hand
+ *     hub_curl.c       libcurl, loaded when something is sent
  *     hub_fetch.c      one file: asked about, transferred, verified, named
  *     hub.c            the public calls, and the files of a model
  *
@@ -128,7 +129,7 @@ void dlm__hub_unlock(int lock);
 /* ---- requests (hub_http.c) ---------------------------------------------------------------------------- */
 
 typedef struct dlm_hub_client dlm_hub_client;
-/* settings stay the caller's. progress may be NULL. */
+/* settings stay the caller's. progress may be NULL. libcurl is not asked for before the first request. */
 dlm_status dlm__hub_client_create(const dlm_hub_settings *settings, dlm_progress progress, void *user,
                                   dlm_hub_client **client, dlm_error *err);
 void dlm__hub_client_free(dlm_hub_client *client); /* accepts NULL */

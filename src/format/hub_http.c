@@ -4,9 +4,8 @@
  * Here it goes to the endpoint's scheme, host and port, and after a redirect away from them nowhere any more.
  */
 #include "format/hub.h"
+#include "format/hub_curl.h"
 
-#include <curl/curl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -17,7 +16,8 @@ enum { REDIRECTS_MAX = 10, CONNECT_SECONDS = 10 };
 
 struct dlm_hub_client {
     const dlm_hub_settings *settings;
-    CURL *curl;
+    const dlm_curl *curl; /* NULL until something is sent */
+    CURL *handle;
     char message[CURL_ERROR_SIZE];
     dlm_progress progress;
     void *user;
@@ -28,31 +28,26 @@ struct dlm_hub_client {
     bool stopped;
 };
 
-static pthread_once_t library_once = PTHREAD_ONCE_INIT;
-
-static void begin_library(void) {
-    (void)curl_global_init(CURL_GLOBAL_DEFAULT);
-}
-
 dlm_status dlm__hub_client_create(const dlm_hub_settings *settings, dlm_progress progress, void *user,
                                   dlm_hub_client **client, dlm_error *err) {
-    *client = NULL;
-    (void)pthread_once(&library_once, begin_library);
-    dlm_hub_client *made = dlm__calloc(1, sizeof *made);
-    if (made == NULL) return dlm__fail_memory(err, settings->host, sizeof *made);
-    *made = (dlm_hub_client){
-        .settings = settings, .curl = curl_easy_init(), .progress = progress, .user = user, .stage = ""};
-    if (made->curl == NULL) {
-        free(made);
-        return dlm__fail(err, DLM_NETWORK, "libcurl cannot begin");
-    }
-    *client = made;
+    *client = dlm__calloc(1, sizeof **client);
+    if (*client == NULL) return dlm__fail_memory(err, settings->host, sizeof **client);
+    **client = (dlm_hub_client){.settings = settings, .progress = progress, .user = user, .stage = ""};
     return DLM_OK;
+}
+
+/* What is in the cache can be used without libcurl. */
+static dlm_status begin(dlm_hub_client *client, dlm_error *err) {
+    if (client->handle != NULL) return DLM_OK;
+    client->curl = dlm__curl(err);
+    if (client->curl == NULL) return DLM_NETWORK;
+    client->handle = client->curl->easy_init();
+    return client->handle != NULL ? DLM_OK : dlm__fail(err, DLM_NETWORK, "libcurl cannot begin");
 }
 
 void dlm__hub_client_free(dlm_hub_client *client) {
     if (client == NULL) return;
-    curl_easy_cleanup(client->curl);
+    if (client->handle != NULL) client->curl->easy_cleanup(client->handle);
     free(client);
 }
 
@@ -98,38 +93,38 @@ bool dlm__hub_pause(dlm_hub_client *client, double seconds) {
 /* ---- addresses ---------------------------------------------------------------------------------------- */
 
 /* base followed by location, which may be relative; free() it; NULL: no address of http or https. */
-static char *follow(const char *base, const char *location) {
-    CURLU *url = curl_url();
+static char *follow(const dlm_curl *curl, const char *base, const char *location) {
+    CURLU *url = curl->url();
     char *whole = NULL, *copy = NULL;
-    if (url != NULL && curl_url_set(url, CURLUPART_URL, base, 0) == CURLUE_OK &&
-        curl_url_set(url, CURLUPART_URL, location, CURLU_DISALLOW_USER) == CURLUE_OK &&
-        curl_url_get(url, CURLUPART_URL, &whole, 0) == CURLUE_OK)
+    if (url != NULL && curl->url_set(url, CURLUPART_URL, base, 0) == CURLUE_OK &&
+        curl->url_set(url, CURLUPART_URL, location, CURLU_DISALLOW_USER) == CURLUE_OK &&
+        curl->url_get(url, CURLUPART_URL, &whole, 0) == CURLUE_OK)
         copy = dlm__copy_bytes(whole, strlen(whole));
-    curl_free(whole);
-    curl_url_cleanup(url);
+    curl->free(whole);
+    curl->url_cleanup(url);
     return copy;
 }
 
-static bool same_part(CURLU *a, CURLU *b, CURLUPart part) {
+static bool same_part(const dlm_curl *curl, CURLU *a, CURLU *b, CURLUPart part) {
     char *first = NULL, *second = NULL;
-    const bool same = curl_url_get(a, part, &first, CURLU_DEFAULT_PORT) == CURLUE_OK &&
-                      curl_url_get(b, part, &second, CURLU_DEFAULT_PORT) == CURLUE_OK &&
+    const bool same = curl->url_get(a, part, &first, CURLU_DEFAULT_PORT) == CURLUE_OK &&
+                      curl->url_get(b, part, &second, CURLU_DEFAULT_PORT) == CURLUE_OK &&
                       strcasecmp(first, second) == 0;
-    curl_free(first);
-    curl_free(second);
+    curl->free(first);
+    curl->free(second);
     return same;
 }
 
 /* Have two addresses the same scheme, host and port? */
-static bool same_origin(const char *a, const char *b) {
-    CURLU *first = curl_url(), *second = curl_url();
-    const bool same = first != NULL && second != NULL &&
-                      curl_url_set(first, CURLUPART_URL, a, 0) == CURLUE_OK &&
-                      curl_url_set(second, CURLUPART_URL, b, 0) == CURLUE_OK &&
-                      same_part(first, second, CURLUPART_SCHEME) &&
-                      same_part(first, second, CURLUPART_HOST) && same_part(first, second, CURLUPART_PORT);
-    curl_url_cleanup(first);
-    curl_url_cleanup(second);
+static bool same_origin(const dlm_curl *curl, const char *a, const char *b) {
+    CURLU *first = curl->url(), *second = curl->url();
+    const bool same =
+        first != NULL && second != NULL && curl->url_set(first, CURLUPART_URL, a, 0) == CURLUE_OK &&
+        curl->url_set(second, CURLUPART_URL, b, 0) == CURLUE_OK &&
+        same_part(curl, first, second, CURLUPART_SCHEME) && same_part(curl, first, second, CURLUPART_HOST) &&
+        same_part(curl, first, second, CURLUPART_PORT);
+    curl->url_cleanup(first);
+    curl->url_cleanup(second);
     return same;
 }
 
@@ -168,8 +163,8 @@ static int on_progress(void *given, curl_off_t down, curl_off_t of, curl_off_t u
     return dlm__hub_stopped(given) ? 1 : 0;
 }
 
-static bool add_line(struct curl_slist **list, const char *line) {
-    struct curl_slist *longer = line == NULL ? NULL : curl_slist_append(*list, line);
+static bool add_line(const dlm_curl *curl, struct curl_slist **list, const char *line) {
+    struct curl_slist *longer = line == NULL ? NULL : curl->slist_append(*list, line);
     if (longer != NULL) *list = longer;
     return longer != NULL;
 }
@@ -180,50 +175,51 @@ static bool request_lines(const dlm_hub_client *client, const dlm_hub_request *r
     char *token = with_token ? dlm__hub_text("Authorization: Bearer %s", client->settings->token) : NULL;
     char *range =
         request->from > 0 ? dlm__hub_text("Range: bytes=%llu-", (unsigned long long)request->from) : NULL;
-    const bool right = add_line(list, "Accept-Encoding: identity") &&
-                       (!with_token || add_line(list, token)) &&
-                       (request->from == 0 || add_line(list, range));
+    const bool right = add_line(client->curl, list, "Accept-Encoding: identity") &&
+                       (!with_token || add_line(client->curl, list, token)) &&
+                       (request->from == 0 || add_line(client->curl, list, range));
     free(token);
     free(range);
     return right;
 }
 
-static void set_protocols(CURL *curl, bool plain) {
+static void set_protocols(const dlm_curl *curl, CURL *handle, bool plain) {
 #if LIBCURL_VERSION_NUM >= 0x075500
-    (void)curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, plain ? "http,https" : "https");
+    (void)curl->easy_setopt(handle, CURLOPT_PROTOCOLS_STR, plain ? "http,https" : "https");
 #else
-    (void)curl_easy_setopt(curl, CURLOPT_PROTOCOLS,
-                           plain ? CURLPROTO_HTTP | CURLPROTO_HTTPS : CURLPROTO_HTTPS);
+    (void)curl->easy_setopt(handle, CURLOPT_PROTOCOLS,
+                            plain ? CURLPROTO_HTTP | CURLPROTO_HTTPS : CURLPROTO_HTTPS);
 #endif
 }
 
 static void set_options(dlm_hub_client *client, const char *url, struct curl_slist *lines, exchange *state) {
-    CURL *curl = client->curl;
+    const dlm_curl *curl = client->curl;
+    CURL *handle = client->handle;
     const dlm_hub_settings *settings = client->settings;
     const long timeout = state->request->head ? settings->head_timeout : settings->timeout;
-    curl_easy_reset(curl); /* connections stay */
-    (void)curl_easy_setopt(curl, CURLOPT_URL, url);
-    set_protocols(curl, settings->plain);
-    (void)curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
-    (void)curl_easy_setopt(curl, CURLOPT_NOBODY, state->request->head ? 1L : 0L);
-    (void)curl_easy_setopt(curl, CURLOPT_HTTPHEADER, lines);
-    (void)curl_easy_setopt(curl, CURLOPT_USERAGENT, "diffusionlm/" DLM_VERSION);
-    (void)curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
-    (void)curl_easy_setopt(curl, CURLOPT_HEADERDATA, state);
-    (void)curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
-    (void)curl_easy_setopt(curl, CURLOPT_WRITEDATA, state);
-    (void)curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
-    (void)curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
-    (void)curl_easy_setopt(curl, CURLOPT_XFERINFODATA, client);
-    (void)curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, client->message);
-    (void)curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    (void)curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, 256L * 1024);
-    (void)curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT,
-                           timeout < CONNECT_SECONDS ? timeout : CONNECT_SECONDS);
+    curl->easy_reset(handle); /* connections stay */
+    (void)curl->easy_setopt(handle, CURLOPT_URL, url);
+    set_protocols(curl, handle, settings->plain);
+    (void)curl->easy_setopt(handle, CURLOPT_FOLLOWLOCATION, 0L);
+    (void)curl->easy_setopt(handle, CURLOPT_NOBODY, state->request->head ? 1L : 0L);
+    (void)curl->easy_setopt(handle, CURLOPT_HTTPHEADER, lines);
+    (void)curl->easy_setopt(handle, CURLOPT_USERAGENT, "diffusionlm/" DLM_VERSION);
+    (void)curl->easy_setopt(handle, CURLOPT_HEADERFUNCTION, on_header);
+    (void)curl->easy_setopt(handle, CURLOPT_HEADERDATA, state);
+    (void)curl->easy_setopt(handle, CURLOPT_WRITEFUNCTION, on_body);
+    (void)curl->easy_setopt(handle, CURLOPT_WRITEDATA, state);
+    (void)curl->easy_setopt(handle, CURLOPT_NOPROGRESS, 0L);
+    (void)curl->easy_setopt(handle, CURLOPT_XFERINFOFUNCTION, on_progress);
+    (void)curl->easy_setopt(handle, CURLOPT_XFERINFODATA, client);
+    (void)curl->easy_setopt(handle, CURLOPT_ERRORBUFFER, client->message);
+    (void)curl->easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
+    (void)curl->easy_setopt(handle, CURLOPT_BUFFERSIZE, 256L * 1024);
+    (void)curl->easy_setopt(handle, CURLOPT_CONNECTTIMEOUT,
+                            timeout < CONNECT_SECONDS ? timeout : CONNECT_SECONDS);
     /* Not the length of a transfer is limited, but how long it may stand still. */
-    (void)curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    (void)curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, timeout);
-    if (settings->authorities != NULL) (void)curl_easy_setopt(curl, CURLOPT_CAINFO, settings->authorities);
+    (void)curl->easy_setopt(handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    (void)curl->easy_setopt(handle, CURLOPT_LOW_SPEED_TIME, timeout);
+    if (settings->authorities != NULL) (void)curl->easy_setopt(handle, CURLOPT_CAINFO, settings->authorities);
 }
 
 /* May the same call succeed when it is tried again? */
@@ -245,7 +241,7 @@ static dlm_status explain(const dlm_hub_client *client, CURLcode code, const cha
     const char *start = strstr(url, "://");
     const char *host = start == NULL ? url : start + 3;
     const int n = (int)strcspn(host, "/?#");
-    const char *why = client->message[0] != 0 ? client->message : curl_easy_strerror(code);
+    const char *why = client->message[0] != 0 ? client->message : client->curl->easy_strerror(code);
     switch (code) {
     case CURLE_OUT_OF_MEMORY: return dlm__fail(err, DLM_MEMORY, "%.*s: out of memory", n, host);
     case CURLE_COULDNT_RESOLVE_HOST:
@@ -273,10 +269,10 @@ static dlm_status send_once(dlm_hub_client *client, const dlm_hub_request *reque
     CURLcode code = CURLE_OUT_OF_MEMORY;
     if (request_lines(client, request, with_token, &lines)) {
         set_options(client, url, lines, &state);
-        code = curl_easy_perform(client->curl);
+        code = client->curl->easy_perform(client->handle);
     }
-    (void)curl_easy_setopt(client->curl, CURLOPT_HTTPHEADER, NULL);
-    curl_slist_free_all(lines);
+    (void)client->curl->easy_setopt(client->handle, CURLOPT_HTTPHEADER, NULL);
+    client->curl->slist_free_all(lines);
     if (code == CURLE_OK) return DLM_OK;
     if (client->stopped) return dlm__fail(err, DLM_CANCELLED, "%s: stopped", client->stage);
     answer->transient = !answer->refused && is_transient(code);
@@ -297,7 +293,7 @@ static bool tells(const dlm_hub_headers *headers) {
 /* Moves answer->url on to where the redirect leads. */
 static dlm_status redirect(const dlm_hub_client *client, dlm_hub_answer *answer, dlm_error *err) {
     const char *host = client->settings->host, *location = answer->headers.location;
-    char *next = location[0] == 0 ? NULL : follow(answer->url, location);
+    char *next = location[0] == 0 ? NULL : follow(client->curl, answer->url, location);
     if (next == NULL)
         return dlm__fail(err, DLM_NETWORK, "%s redirects without an address that can be followed", host);
     if (!is_allowed(client, next)) {
@@ -306,7 +302,7 @@ static dlm_status redirect(const dlm_hub_client *client, dlm_hub_answer *answer,
         free(next);
         return status;
     }
-    if (!same_origin(client->settings->endpoint, next)) answer->foreign = true;
+    if (!same_origin(client->curl, client->settings->endpoint, next)) answer->foreign = true;
     free(answer->url);
     answer->url = next;
     return DLM_OK;
@@ -316,9 +312,10 @@ dlm_status dlm__hub_send(dlm_hub_client *client, const dlm_hub_request *request,
                          dlm_error *err) {
     const dlm_hub_settings *settings = client->settings;
     *answer = (dlm_hub_answer){.foreign = request->foreign};
+    DLM_TRY(begin(client, err));
     answer->url = dlm__copy_bytes(request->url, strlen(request->url));
     if (answer->url == NULL) return dlm__fail_memory(err, request->url, strlen(request->url));
-    if (!answer->foreign) answer->foreign = !same_origin(settings->endpoint, request->url);
+    if (!answer->foreign) answer->foreign = !same_origin(client->curl, settings->endpoint, request->url);
     for (int i = 0; i <= REDIRECTS_MAX; i++) {
         const bool with_token = settings->token != NULL && !answer->foreign;
         DLM_TRY(send_once(client, request, answer->url, with_token, answer, err));

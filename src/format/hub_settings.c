@@ -2,7 +2,7 @@
  * as if unset. */
 #include "format/hub.h"
 
-#include <curl/curl.h>
+#include <ctype.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,26 +120,39 @@ static dlm_status read_token(const char *hub, char **token, dlm_error *err) {
 
 /* ---- the endpoint ------------------------------------------------------------------------------------- */
 
+/* The host in HOST, HOST:PORT or [HOST]:PORT (n bytes), in *host of *length bytes; false: it is none of
+ * these. libcurl has the last word, when something is sent. */
+static bool split_authority(const char *text, size_t n, const char **host, size_t *length) {
+    const char *bracket = text[0] == '[' ? memchr(text, ']', n) : NULL;
+    const char *colon = bracket != NULL ? bracket + 1 : memchr(text, ':', n);
+    const size_t end = colon != NULL ? (size_t)(colon - text) : n;
+    for (size_t i = 0; i < n; i++)
+        if (text[i] == '@' || (i > end && !isdigit((unsigned char)text[i]))) return false;
+    *host = text;
+    *length = end;
+    return end > 0 && (text[0] != '[' || (bracket != NULL && end > 2)) && (end == n || text[end] == ':');
+}
+
+static bool split_endpoint(const char *url, bool plain, const char **host, size_t *length) {
+    if (!plain && strncasecmp(url, "https://", 8) != 0) return false;
+    for (const char *at = url; *at != 0; at++)
+        if ((unsigned char)*at <= ' ' || *at == 0x7f || *at == '?' || *at == '#') return false;
+    const char *authority = strstr(url, "://") + 3;
+    return split_authority(authority, strcspn(authority, "/"), host, length);
+}
+
 static dlm_status read_endpoint(dlm_hub_settings *settings, dlm_error *err) {
     const char *given = variable("HF_ENDPOINT") != NULL ? variable("HF_ENDPOINT") : "https://huggingface.co";
-    size_t n = strlen(given);
+    size_t n = strlen(given), length;
     while (n > 0 && given[n - 1] == '/') n--;
     settings->endpoint = dlm__copy_bytes(given, n);
     if (settings->endpoint == NULL) return dlm__fail_memory(err, "HF_ENDPOINT", n);
-    settings->plain = strncasecmp(given, "http://", 7) == 0;
-    CURLU *url = curl_url();
-    char *host = NULL;
-    const bool right =
-        url != NULL && (settings->plain || strncasecmp(given, "https://", 8) == 0) &&
-        strpbrk(settings->endpoint, "?#") == NULL &&
-        curl_url_set(url, CURLUPART_URL, settings->endpoint, CURLU_DISALLOW_USER) == CURLUE_OK &&
-        curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK;
-    if (right) settings->host = dlm__copy_bytes(host, strlen(host));
-    curl_free(host);
-    curl_url_cleanup(url);
-    if (!right)
+    settings->plain = strncasecmp(settings->endpoint, "http://", 7) == 0;
+    const char *host;
+    if (!split_endpoint(settings->endpoint, settings->plain, &host, &length))
         return dlm__fail(err, DLM_ARGUMENT, "HF_ENDPOINT is '%s', no address https://HOST or http://HOST",
                          given);
+    settings->host = dlm__copy_bytes(host, length);
     return settings->host != NULL ? DLM_OK : dlm__fail_memory(err, "HF_ENDPOINT", n);
 }
 

@@ -41,5 +41,21 @@ HF_ENDPOINT=http://127.0.0.1:9 no_proxy='*'
 export no_proxy
 refuses 1 '127.0.0.1:9 cannot be reached' download org/other a.txt
 
+
+# ---- without libcurl --------------------------------------------------------------------------------------------------
+# Files by its names that are no libraries are found before it.
+mkdir "$work/none"
+: > "$work/none/libcurl.so.4"
+: > "$work/none/libcurl-gnutls.so.4"
+not_linked() { ! readelf -d "$PROGRAM" "$OUT/libdiffusionlm.so" | grep -i 'NEEDED.*curl'; }
+check 'nothing is linked with it' not_linked
+LD_LIBRARY_PATH="$work/none"
+export LD_LIBRARY_PATH
+refuses 1 'downloads need libcurl, which cannot be loaded: ' download org/other a.txt
+check 'what to install' said 'the package is libcurl4 on Debian'
+refuses 1 'as a model of the Hub: downloads need libcurl' generate -m org/other
+succeeds 'a file of the cache' download org/name a.txt
+unset LD_LIBRARY_PATH
+
 check 'every option' covered download
 finish

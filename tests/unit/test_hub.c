@@ -161,8 +161,15 @@ TEST(endpoints) {
     CHECK_STR_EQ(settings.host, "mirror");
     CHECK(settings.plain && settings.offline);
     dlm__hub_settings_free(&settings);
-    static const char *const bad[] = {"huggingface.co", "ftp://x",     "https://",
-                                      "https://u:p@x",  "https://x?y", "file:///x"};
+    (void)setenv("HF_ENDPOINT", "HTTPS://[::1]:8080/hf", 1);
+    REQUIRE_OK(dlm__hub_settings_read(&settings, &err), &err);
+    CHECK_STR_EQ(settings.host, "[::1]");
+    CHECK(!settings.plain);
+    dlm__hub_settings_free(&settings);
+    static const char *const bad[] = {"huggingface.co", "ftp://x",     "https://",     "https://u:p@x",
+                                      "https://x?y",    "file:///x",   "https://:80",  "https://x:8o",
+                                      "https://x:80:1", "https://x y", "https://[::1", "https://[]",
+                                      "https://[::1]x", "http:///x",   "https://x#y",  "https://x\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         check_context("%s", bad[i]);
         (void)setenv("HF_ENDPOINT", bad[i], 1);
