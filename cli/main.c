@@ -78,16 +78,29 @@ static int run_words(const char *program, size_t n, char *const *words) {
 }
 
 /* The OpenMP runtime lets threads that wait spin, by default for milliseconds. Where anything else runs, that
- * costs many times what it gains: they should soon sleep. It reads its settings before main is reached, so
- * the program starts anew with them; what the user has set stays. */
-static void let_threads_sleep(char **argv) {
-    if (getenv("OMP_WAIT_POLICY") != NULL || getenv("GOMP_SPINCOUNT") != NULL) return;
-    if (setenv("GOMP_SPINCOUNT", "1000", 0) != 0) return;
-    (void)execv("/proc/self/exe", argv); /* where there is no such file, all goes on */
+ * costs many times what it gains: they should soon sleep. What the user has set stays.
+ *
+ * GCC's runtime asks for its settings, by getenv, while it is loaded: before main, and before anything that
+ * could set a variable in time. So it is this function that it asks. */
+#define SPIN_COUNT "1000"
+
+extern char **environ;
+
+__attribute__((visibility("default"))) char *getenv(const char *name) {
+    static char count[] = SPIN_COUNT;
+    const size_t n = strlen(name);
+    for (char **entry = environ; entry != NULL && *entry != NULL; entry++)
+        if (strncmp(*entry, name, n) == 0 && (*entry)[n] == '=') return *entry + n + 1;
+    return strcmp(name, "GOMP_SPINCOUNT") == 0 && getenv("OMP_WAIT_POLICY") == NULL ? count : NULL;
+}
+
+/* Clang's reads the environment when it is first called, and counts in milliseconds. */
+static void let_threads_sleep(void) {
+    if (getenv("OMP_WAIT_POLICY") == NULL) (void)setenv("KMP_BLOCKTIME", "0", 0);
 }
 
 int main(int argc, char **argv) {
-    let_threads_sleep(argv);
+    let_threads_sleep();
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGXFSZ, SIG_IGN);
     (void)setlocale(LC_CTYPE, "C.UTF-8"); /* for the widths of characters */
