@@ -172,7 +172,7 @@ static unsigned char *rows_attention_backward(dlm_workspace *w, const dlm_layer 
     float *dkv = back->wide, *dq = dlm__queries(w, dkv);
     unsigned char *operand = back->wide_operand;
     dlm__attention_rows_backward(w->compute, w->seg, w->row_seg, H, D, dlm__queries(w, layer->qkv),
-                                 layer->qkv, layer->lse, back->narrow, dq, dkv);
+                                 layer->qkv, layer->lse, back->narrow, w->type, dq, dkv);
     if (config->position == DLM_POSITION_BOTH) {
         dlm__rotate_rows(w->compute, w->T, w->positions, H, D, 2 * C, w->cos_table, w->sin_table, true, dkv);
         dlm__rotate_rows(w->compute, w->R, w->row_positions, H, D, C, w->cos_table, w->sin_table, true, dq);
