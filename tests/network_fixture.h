@@ -48,7 +48,18 @@ static inline int32_t *fixture_ints(const dlm_safetensors *file, const char *nam
     return fixture_values(file, name, false, n);
 }
 
-/* The fixture's model, as it is loaded; NULL where there is none. */
+/* The bfloat16 copy of a model with its matrices by rows, which contexts of every instruction set take, and
+ * backward passes. */
+static inline void fixture_lay_rows(dlm_model *model) {
+    dlm_compute *compute;
+    dlm_error err;
+    if (!model->network.panels || !CHECK_OK(dlm__compute_create(NULL, &compute, &err), &err)) return;
+    model->network.panels = false;
+    dlm__network_refresh(compute, &model->network);
+    dlm__compute_free(compute);
+}
+
+/* The fixture's model; NULL where there is none. */
 static inline dlm_model *fixture_model(const char *folder, dlm_precision precision) {
     char name[128];
     (void)snprintf(name, sizeof name, "%s/model.safetensors", folder);
@@ -57,7 +68,7 @@ static inline dlm_model *fixture_model(const char *folder, dlm_precision precisi
     options.precision = precision;
     dlm_model *model = NULL;
     dlm_error err;
-    if (path != NULL) CHECK_OK(dlm_model_load(path, &options, &model, &err), &err);
+    if (path != NULL && CHECK_OK(dlm_model_load(path, &options, &model, &err), &err)) fixture_lay_rows(model);
     return model;
 }
 

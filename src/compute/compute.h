@@ -46,23 +46,37 @@ bool dlm__isa_available(const char *isa);
  * made of float32 ones. */
 bool dlm__bf16_native(void);
 
-/* Row counts are rounded up to a few sizes, since a product of a new shape costs a millisecond of
- * preparation: buffers that enter products as rows have this many rows, and those behind the last real one
- * hold zeros. The identity in the reference. At most one eighth more, or 15 below 128 rows. */
-size_t dlm__round_rows(const dlm_compute *compute, size_t rows);
+/* Row counts are rounded up to a few sizes where a product of a new shape costs a millisecond of
+ * preparation, as those of oneDNN do: buffers that enter products as rows have this many rows, and those
+ * behind the last real one hold zeros. Else the identity. At most one eighth more, or 15 below 128 rows. */
+size_t dlm__round_rows(const dlm_compute *compute, dlm_dtype type, size_t rows);
 
 /* ---- matrix products ---------------------------------------------------------------------------------- */
 
 /* Y (M,N) = op(A) op(B) (+ bias (N) on every row) (+ Y when accumulate). op(A) is (M,K), stored (K,M) when
  * transpose_a; op(B) is (K,N), stored (N,K) when transpose_b. A and B of `type` (float32 or bfloat16),
  * accumulated in float32. */
+typedef enum dlm_right {
+    DLM_RIGHT_ROWS,   /* of `type` */
+    DLM_RIGHT_FLOAT,  /* float32 whatever the type, rounded to it on the way */
+    DLM_RIGHT_PANELS, /* as dlm__pack_panels has left it, transpose_b */
+} dlm_right;
 typedef struct dlm_product {
     size_t M, N, K;
     bool transpose_a, transpose_b, accumulate;
     dlm_dtype type;
+    dlm_right right; /* how B lies; other than rows only in bfloat16, where dlm__bf16_panels() */
 } dlm_product;
 void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
                  const float *bias, float *Y);
+
+/* Whether products of bfloat16 are this library's own in contexts of the best instruction set: these lay B
+ * out in panels, which can be made once where it does not change. */
+bool dlm__bf16_panels(void);
+/* Rows of W that lie together in panels, which take its place where W (N,K) has a multiple of it for N, and
+ * an even K; a product can take rows from any multiple on. */
+#define DLM_PANEL_ROWS ((size_t)16)
+void dlm__pack_panels(dlm_compute *compute, size_t N, size_t K, const float *W, dlm_bf16 *panels);
 
 /* Weights (N,K) in 8 bits: w[n][k] is about scale[n] * q[n][k], where |q| <= 127 is reached in every row that
  * is not 0. Constant after they are made; contexts of every instruction set share them. */

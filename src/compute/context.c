@@ -101,8 +101,7 @@ dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error
             return status;
         }
         made->onednn_int8 = dlm__onednn_int8_exact();
-        made->pairs =
-            set->kernels == &dlm__kernels_avx512_bf16 && dlm__onednn_bf16_fast() && !dlm__onednn_has_amx();
+        made->pairs = set == best() && dlm__bf16_panels();
         made->widen_bf16 = !dlm__onednn_bf16_fast() || !dlm__onednn_has_bf16(made->onednn);
     }
 #endif
@@ -144,13 +143,21 @@ bool dlm__bf16_native(void) {
 #endif
 }
 
+bool dlm__bf16_panels(void) {
+#ifdef DLM_BACKEND_ONEDNN
+    return best()->kernels == &dlm__kernels_avx512_bf16 && dlm__onednn_bf16_fast() && !dlm__onednn_has_amx();
+#else
+    return false;
+#endif
+}
+
 size_t dlm__dtype_size(dlm_dtype type) {
     return type == DLM_F32 ? sizeof(float) : type == DLM_BF16 ? sizeof(dlm_bf16) : sizeof(int8_t);
 }
 
 /* Eight sizes for each doubling, all multiples of 16. */
-size_t dlm__round_rows(const dlm_compute *compute, size_t rows) {
-    if (compute->onednn == NULL) return rows;
+size_t dlm__round_rows(const dlm_compute *compute, dlm_dtype type, size_t rows) {
+    if (compute->onednn == NULL || (compute->pairs && type == DLM_BF16)) return rows;
     size_t unit = 16;
     while (rows / 16 >= unit) unit *= 2;
     return dlm__round_up(rows, unit);

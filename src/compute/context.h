@@ -61,8 +61,6 @@ static inline size_t dlm__segment_of(dlm_segments seg, size_t row) {
 
 /* ---- own products of bfloat16 (product_pairs.c) -------------------------------------------------------- */
 
-/* Whether these take a product: rows of pairs have to lie side by side. */
-bool dlm__pairs_can(const dlm_product *product);
 void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
                        const float *bias, float *Y);
 

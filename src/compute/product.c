@@ -1,6 +1,7 @@
 /* Matrix products: by oneDNN, or by the plain loops of the reference. */
 #include "compute/context.h"
 
+#include <assert.h>
 #include <string.h>
 
 /* op(B) as float32 (K,N), row k at to + k * N. */
@@ -129,10 +130,11 @@ void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A
         empty(product, bias, Y);
         return;
     }
-    if (compute->pairs && product->type == DLM_BF16 && dlm__pairs_can(product)) {
+    if (compute->pairs && product->type == DLM_BF16) {
         dlm__pairs_matmul(compute, product, A, B, bias, Y);
         return;
     }
+    assert(product->right == DLM_RIGHT_ROWS);
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn != NULL) {
         const dlm_strides tight = {.A = product->transpose_a ? product->M : product->K,

@@ -12,11 +12,13 @@
 /* Products that are worth a thread more. */
 #define GRAIN ((size_t)1 << 18)
 
+_Static_assert(DLM_PANEL == DLM_PANEL_ROWS, "one panel");
+
 typedef struct factors {
     const dlm_product *product;
-    const void *A, *B;
-    size_t first, K; /* the inputs of this round */
-    dlm_bf16 *a, *b; /* panels, or NULL */
+    const dlm_bf16 *A;
+    size_t first, K;       /* the inputs of this round */
+    const dlm_bf16 *a, *b; /* panels; a may be NULL */
 } factors;
 
 static size_t least(size_t x, size_t y) {
@@ -31,21 +33,18 @@ static size_t panel_size(size_t K) {
     return (K + 1) / 2 * 2 * DLM_PANEL;
 }
 
-/* The part'th share of the panels of a factor that has n columns, or rows that are stored as columns when
- * `across`. */
-static void pack(const dlm_compute *compute, const factors *f, const void *x, size_t n, bool across,
-                 dlm_bf16 *to, int part, int team) {
-    const dlm_product *p = f->product;
+/* The part'th share of the panels of a factor of `n` columns, whose stored rows are K inputs long, or n
+ * columns where its columns are stored as such. */
+static void pack(const dlm_compute *compute, const factors *f, const void *x, dlm_dtype type, size_t n,
+                 bool as_columns, dlm_bf16 *to, int part, int team) {
+    const size_t stride = as_columns ? n : f->product->K;
     const dlm_range r = dlm__part(n, DLM_PANEL, part, team);
     for (size_t j = r.first; j < r.last; j += DLM_PANEL) {
-        const size_t columns = least(DLM_PANEL, n - j);
+        const size_t columns = least(DLM_PANEL, n - j),
+                     at = as_columns ? f->first * n + j : j * stride + f->first;
         dlm_bf16 *panel = to + j / DLM_PANEL * panel_size(f->K);
-        if (across)
-            compute->kernels->pack_columns(f->K, columns, dlm__const_element(x, p->type, f->first * n + j),
-                                           p->type, n, panel);
-        else
-            compute->kernels->pack_rows(f->K, columns, dlm__const_element(x, p->type, j * p->K + f->first),
-                                        p->type, p->K, panel);
+        (as_columns ? compute->kernels->pack_columns : compute->kernels->pack_rows)(
+            f->K, columns, dlm__const_element(x, type, at), type, stride, panel);
     }
 }
 
@@ -60,7 +59,7 @@ static void multiply(const dlm_compute *compute, const factors *f, dlm_range row
                    .stride = p->N};
     if (f->a == NULL) {
         x.rows = rows.last - rows.first;
-        x.a = (const dlm_bf16 *)f->A + rows.first * p->K + f->first;
+        x.a = f->A + rows.first * p->K + f->first;
         x.row = p->K / 2;
         x.step = 1;
         x.y = Y + rows.first * p->N + columns.first;
@@ -93,19 +92,28 @@ static int cut(size_t row_units, size_t column_units, int team) {
     return best;
 }
 
-bool dlm__pairs_can(const dlm_product *product) {
-    return product->transpose_a || product->K % 2 == 0;
+void dlm__pack_panels(dlm_compute *compute, size_t N, size_t K, const float *W, dlm_bf16 *panels) {
+    const dlm_product product = {.N = N, .K = K};
+    const factors f = {.product = &product, .K = K};
+    const int team = dlm__team(N * K, DLM_GRAIN);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (int part = 0; part < team; part++) pack(compute, &f, W, DLM_F32, N, false, panels, part, team);
 }
 
 void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const void *A, const void *B,
                        const float *bias, float *Y) {
     const size_t M = product->M, N = product->N, K = product->K;
-    const bool pack_a = product->transpose_a;
-    const size_t most = least(K, pack_a ? MOST_PACKED : MOST_INPUTS), size = panel_size(most);
-    const size_t a_panels = pack_a ? panels_of(M) : 0, panels = a_panels + panels_of(N);
+    /* Rows of an odd number of inputs cannot be read by pairs. */
+    const bool pack_a = product->transpose_a || K % 2 != 0, pack_b = product->right != DLM_RIGHT_PANELS;
+    const size_t most = !pack_b ? K : least(K, pack_a ? MOST_PACKED : MOST_INPUTS), size = panel_size(most);
+    const size_t a_panels = pack_a ? panels_of(M) : 0, panels = a_panels + (pack_b ? panels_of(N) : 0);
+    const dlm_dtype b_type = product->right == DLM_RIGHT_FLOAT ? DLM_F32 : DLM_BF16;
     size_t stride = 0;
-    dlm_bf16 *packed = (dlm_bf16 *)(void *)dlm__scratch(compute, panels, size / 2, &stride);
-    if (packed == NULL) return;
+    dlm_bf16 *packed = NULL;
+    if (panels > 0) {
+        packed = (dlm_bf16 *)(void *)dlm__scratch(compute, panels, size / 2, &stride);
+        if (packed == NULL) return;
+    }
     const int team = dlm__team(M * N * K, GRAIN);
     const size_t unit = pack_a ? DLM_PANEL : 8;
     const int down = cut((M + unit - 1) / unit, panels_of(N), team), across = team / down;
@@ -115,17 +123,19 @@ void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const v
         for (size_t k = 0; k < K; k += most) {
             const factors f = {.product = product,
                                .A = A,
-                               .B = B,
                                .first = k,
                                .K = least(most, K - k),
                                .a = pack_a ? packed : NULL,
-                               .b = packed + a_panels * size};
+                               .b = pack_b ? packed + a_panels * size : B};
             if (k > 0) {
 #pragma omp barrier
             }
-            if (pack_a) pack(compute, &f, A, M, true, f.a, part, team);
-            pack(compute, &f, B, N, !product->transpose_b, f.b, part, team);
+            if (pack_a) pack(compute, &f, A, DLM_BF16, M, product->transpose_a, packed, part, team);
+            if (pack_b)
+                pack(compute, &f, B, b_type, N, !product->transpose_b, packed + a_panels * size, part, team);
+            if (panels > 0) {
 #pragma omp barrier
+            }
             multiply(compute, &f, dlm__part(M, unit, part / across, down),
                      dlm__part(N, DLM_PANEL, part % across, across), bias, Y);
         }

@@ -22,7 +22,8 @@ static void linear_gradients(dlm_workspace *w, size_t rows, size_t rounded, size
 static void linear_input(dlm_workspace *w, const dlm_network *network, size_t rounded, size_t in, size_t out,
                          const void *dy, size_t weight, bool accumulate, float *dx) {
     dlm_product product = {.M = rounded, .N = in, .K = out, .accumulate = accumulate, .type = w->type};
-    dlm__matmul(w->compute, &product, dy, dlm__weights(network, weight), NULL, dx);
+    const void *matrix = dlm__weights(network, weight, &product.right);
+    dlm__matmul(w->compute, &product, dy, matrix, NULL, dx);
 }
 
 /* x (rows, width) as an operand, zero behind its rows: x itself, or a conversion into `operand`. */
@@ -73,7 +74,7 @@ static void transform_backward(dlm_workspace *w, const dlm_network *network, con
                                float *gradients) {
     dlm_backward_memory *back = &w->back;
     size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
-    size_t n = seg.offsets[seg.n], rounded = dlm__round_rows(w->compute, n);
+    size_t n = seg.offsets[seg.n], rounded = dlm__round_rows(w->compute, w->type, n);
     const float *shift = mod.base + 3 * C, *scale = mod.base + 4 * C, *gate = mod.base + 5 * C;
     float *dshift = back->dmod + 3 * C, *dscale = back->dmod + 4 * C, *dgate = back->dmod + 5 * C;
     dlm__gated_residual_backward(w->compute, seg, C, back->dh, gate, mod.stride, layer->y2, back->dy, w->type,
@@ -97,7 +98,7 @@ static void project_backward(dlm_workspace *w, const dlm_network *network, const
                              const dlm_layer *layer, dlm_modulation mod, dlm_segments seg, float *gradients) {
     dlm_backward_memory *back = &w->back;
     size_t C = w->layout->config.hidden_size, n = seg.offsets[seg.n];
-    size_t rounded = dlm__round_rows(w->compute, n);
+    size_t rounded = dlm__round_rows(w->compute, w->type, n);
     dlm__gated_residual_backward(w->compute, seg, C, back->dh, mod.base + 2 * C, mod.stride, layer->y1,
                                  back->dy, w->type, back->dmod + 2 * C, 6 * C);
     dlm__zero_tail(back->dy, n, rounded, C, w->type);
@@ -223,7 +224,7 @@ void dlm__backward_logits(dlm_workspace *workspace, const dlm_network *network, 
     dlm_workspace *w = workspace;
     const dlm_layout *layout = w->layout;
     size_t C = layout->config.hidden_size, V = layout->config.vocab_size;
-    size_t rounded = dlm__round_rows(w->compute, n);
+    size_t rounded = dlm__round_rows(w->compute, w->type, n);
     const unsigned char *a = (const unsigned char *)w->final_a + first * C * dlm__dtype_size(w->type);
     dlm__zero_tail(w->back.dlogits, n, rounded, V, w->type);
     linear_gradients(w, n, rounded, C, V, w->back.dlogits, a, gradients + layout->final_w,

@@ -15,20 +15,18 @@ void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtyp
     if (rounded > rows) memset((unsigned char *)x + rows * row, 0, (rounded - rows) * row);
 }
 
-const void *dlm__weights(const dlm_network *network, size_t offset) {
-    if (network->type == DLM_BF16) return network->params_bf16 + offset;
-    return network->params + offset;
+const void *dlm__weights(const dlm_network *network, size_t offset, dlm_right *right) {
+    const dlm_layout *layout = network->layout;
+    *right = network->type == DLM_BF16 && network->params_bf16 == NULL ? DLM_RIGHT_FLOAT : DLM_RIGHT_ROWS;
+    if (network->params_bf16 == NULL) return network->params + offset;
+    if (network->panels && layout->params[dlm__layout_at(layout, offset)].panels) *right = DLM_RIGHT_PANELS;
+    return network->params_bf16 + offset;
 }
 
 dlm_modulation dlm__modulation(const dlm_network *network, size_t learned, const float *made, size_t n) {
     const dlm_config *config = &network->layout->config;
     if (config->time == DLM_TIME_NONE) return (dlm_modulation){network->params + learned, 0};
     return (dlm_modulation){made, n * config->hidden_size};
-}
-
-void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
-    if (network->params_bf16 == NULL) return;
-    dlm__to_type(compute, network->layout->total, network->params, network->params_bf16, DLM_BF16);
 }
 
 void dlm__linear(dlm_workspace *w, const dlm_network *network, size_t rows, size_t in, size_t out,
@@ -40,7 +38,8 @@ void dlm__linear(dlm_workspace *w, const dlm_network *network, size_t rows, size
         return;
     }
     dlm_product product = {.M = rows, .N = out, .K = in, .transpose_b = true, .type = w->type};
-    dlm__matmul(w->compute, &product, x, dlm__weights(network, weight), network->params + bias, y);
+    const void *matrix = dlm__weights(network, weight, &product.right);
+    dlm__matmul(w->compute, &product, x, matrix, network->params + bias, y);
 }
 
 /* ---- the batch ---------------------------------------------------------------------------------------- */
@@ -115,9 +114,9 @@ static dlm_status begin(dlm_workspace *w, const dlm_network *network, const dlm_
     w->S = batch->seg.n;
     w->T = batch->seg.offsets[w->S];
     w->R = batch->R;
-    w->S_rounded = dlm__round_rows(w->compute, w->S);
-    w->T_rounded = dlm__round_rows(w->compute, w->T);
-    w->R_rounded = dlm__round_rows(w->compute, w->R);
+    w->S_rounded = dlm__round_times(w, w->S);
+    w->T_rounded = dlm__round_rows(w->compute, w->type, w->T);
+    w->R_rounded = dlm__round_rows(w->compute, w->type, w->R);
     DLM_TRY(check_ids(batch->ids, w->T, w->layout->config.vocab_size, "id", err));
     DLM_TRY(place_rows(w, batch, err));
     w->row_seg = (dlm_segments){w->S, w->row_offsets};
@@ -151,7 +150,7 @@ static void attend(dlm_workspace *w, const dlm_network *network, const dlm_block
 static void transform(dlm_workspace *w, const dlm_network *network, const dlm_block_layout *block,
                       const dlm_layer *layer, dlm_modulation mod, dlm_segments runs, float *next) {
     size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
-    size_t n = runs.offsets[runs.n], rounded = dlm__round_rows(w->compute, n);
+    size_t n = runs.offsets[runs.n], rounded = dlm__round_rows(w->compute, w->type, n);
     const float *shift = mod.base + 3 * C, *scale = mod.base + 4 * C, *gate = mod.base + 5 * C;
     dlm__modulated_norm(w->compute, runs, C, w->mid, shift, scale, mod.stride, layer->mean2, layer->rstd2,
                         w->a, w->type);
@@ -255,7 +254,7 @@ static void normalise_rows(dlm_workspace *w, const dlm_network *network) {
 /* Rows that a product of the final layer takes for n. */
 static size_t logit_rows(const dlm_workspace *w, const dlm_network *network, size_t n) {
     const bool any = network->int8 != NULL && dlm__int8_any_rows(w->compute);
-    return any ? n : dlm__round_rows(w->compute, n);
+    return any ? n : dlm__round_rows(w->compute, w->type, n);
 }
 
 /* Logits of rows first .. first + n - 1 into out (logit_rows, V). */

@@ -27,17 +27,9 @@ void dlm__network_free_int8(dlm_network *network) {
 }
 
 const dlm_int8 *dlm__network_int8(const dlm_network *network, size_t offset, size_t *first) {
-    const dlm_layout *layout = network->layout;
-    size_t low = 0, high = layout->n; /* the parameter is one of low .. high - 1 */
     if (network->int8 == NULL) return NULL;
-    while (high - low > 1) {
-        const size_t middle = low + (high - low) / 2;
-        if (layout->params[middle].offset <= offset)
-            low = middle;
-        else
-            high = middle;
-    }
-    const dlm_int8 *found = network->int8[low];
-    if (found != NULL) *first = (offset - layout->params[low].offset) / found->K;
+    const size_t i = dlm__layout_at(network->layout, offset);
+    const dlm_int8 *found = network->int8[i];
+    if (found != NULL) *first = (offset - network->layout->params[i].offset) / found->K;
     return found;
 }

@@ -22,9 +22,8 @@ static dlm_status allocate_network(dlm_model *model, dlm_error *err) {
     dlm_network *network = &model->network;
     size_t total = model->layout->total;
     network->params = dlm__aligned(total, sizeof *network->params);
-    if (network->type == DLM_BF16) network->params_bf16 = dlm__aligned(total, sizeof *network->params_bf16);
-    if (network->params != NULL && (network->type != DLM_BF16 || network->params_bf16 != NULL)) return DLM_OK;
-    return dlm__fail_memory(err, "weights", total * sizeof *network->params);
+    if (network->params == NULL) return dlm__fail_memory(err, "weights", total * sizeof *network->params);
+    return dlm__network_allocate_bf16(network, false, err);
 }
 
 /* The bfloat16 copy, or the 8-bit matrices, of what is in params. */

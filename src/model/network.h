@@ -50,6 +50,7 @@ typedef struct dlm_param {
     dlm_init init;
     bool block_matrix; /* two-dimensional and in a block: Muon's, where Muon is used */
     bool token_matrix; /* multiplies the states of tokens: in 8 bits, where that is asked for */
+    bool panels;       /* a matrix of products that panels have room for (dlm__pack_panels) */
 } dlm_param;
 
 /* Offsets by role, filled by the same walk that makes the list. */
@@ -73,17 +74,20 @@ typedef struct dlm_layout {
 dlm_status dlm__layout_create(const dlm_config *config, dlm_layout **layout, dlm_error *err);
 void dlm__layout_free(dlm_layout *layout);
 const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name); /* NULL when there is none */
+size_t dlm__layout_at(const dlm_layout *layout, size_t offset); /* which parameter lies there */
 /* Initial values into params (total floats), by (seed, index of the parameter). */
 void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 
 /* ---- network (forward.c, times.c, int8.c, backward.c) ------------------------------------------------- */
 
-/* Weights ready for products: the float32 block, and its bfloat16 copy where products take that; or the
- * matrices of tokens in 8 bits, whose places in the float32 block then hold what these stand for. */
+/* Weights ready for products: the float32 block, and its bfloat16 copy where products take that, unless they
+ * round the float32 weights themselves; or the matrices of tokens in 8 bits, whose places in the float32
+ * block then hold what these stand for. */
 typedef struct dlm_network {
     const dlm_layout *layout;
     float *params;         /* (total) */
-    dlm_bf16 *params_bf16; /* (total), or NULL when type is float32 */
+    dlm_bf16 *params_bf16; /* (total), or NULL */
+    bool panels;           /* of the copy the matrices that can lie in panels, for the forward pass alone */
     dlm_dtype type;        /* of the operands of products */
     dlm_int8 **int8;       /* NULL, or (layout->n): those of token matrices, NULL for the rest; only without
                               training */
@@ -142,7 +146,9 @@ void dlm__network_free_int8(dlm_network *network);
  * none has. */
 const dlm_int8 *dlm__network_int8(const dlm_network *network, size_t offset, size_t *first);
 
-/* Refreshes the bfloat16 copy after the float32 block has changed. */
+/* Memory for the bfloat16 copy, as layout, type and what is to be done with the network want it; free() it.
+ * Refreshing follows a change of the float32 block. */
+dlm_status dlm__network_allocate_bf16(dlm_network *network, bool training, dlm_error *err);
 void dlm__network_refresh(dlm_compute *compute, dlm_network *network);
 
 #endif

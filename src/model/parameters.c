@@ -22,6 +22,7 @@ static size_t add(dlm_layout *layout, const char *name, size_t rows, size_t colu
     param->count = columns > 0 ? rows * columns : rows;
     param->offset = layout->total;
     param->init = init;
+    param->panels = rows % DLM_PANEL_ROWS == 0 && columns > 0 && columns % 2 == 0;
     layout->total += dlm__round_up(param->count, OFFSET_MULTIPLE);
     layout->count += param->count;
     return param->offset;
@@ -86,10 +87,16 @@ static void add_final_layer(dlm_layout *layout) {
     layout->final_b = add(layout, "final_layer.linear.bias", V, 0, DLM_INIT_ZERO);
 }
 
+/* The matrix that was just added is looked up, not multiplied by. */
+static size_t for_rows(dlm_layout *layout, size_t offset) {
+    layout->params[layout->n - 1].panels = false;
+    return offset;
+}
+
 /* pos_embed is (1, max_seq_len, C). */
 static size_t add_positions(dlm_layout *layout) {
     size_t C = layout->config.hidden_size, L = layout->config.max_seq_len;
-    size_t offset = add(layout, "pos_embed", L, C, DLM_INIT_NORMAL);
+    size_t offset = for_rows(layout, add(layout, "pos_embed", L, C, DLM_INIT_NORMAL));
     dlm_param *param = &layout->params[layout->n - 1];
     param->ndim = 3;
     param->shape[0] = 1;
@@ -114,7 +121,8 @@ dlm_status dlm__layout_create(const dlm_config *config, dlm_layout **layout, dlm
         return dlm__fail_memory(err, "parameter table", n * sizeof *made->params);
     }
     made->pos = add_positions(made);
-    made->tok = add(made, "tok_embed.weight", config->vocab_size, config->hidden_size, DLM_INIT_NORMAL);
+    made->tok = for_rows(
+        made, add(made, "tok_embed.weight", config->vocab_size, config->hidden_size, DLM_INIT_NORMAL));
     if (adaln) add_time_embedder(made);
     for (size_t i = 0; i < config->depth; i++) add_block(made, i);
     add_final_layer(made);
@@ -135,6 +143,18 @@ const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name) {
         if (strcmp(layout->params[i].name, name) == 0) return &layout->params[i];
     }
     return NULL;
+}
+
+size_t dlm__layout_at(const dlm_layout *layout, size_t offset) {
+    size_t low = 0, high = layout->n; /* it is one of low .. high - 1 */
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (layout->params[middle].offset <= offset)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 /* ---- initial values ----------------------------------------------------------------------------------- */

@@ -94,8 +94,8 @@ typedef struct dlm_modulation {
 
 /* Zeroes rows `rows` .. rounded - 1 of x (rounded, width). */
 void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtype type);
-/* The weights of a product in the network's operand type. */
-const void *dlm__weights(const dlm_network *network, size_t offset);
+/* The weights of a product as the network's operand type has them, and how they lie. */
+const void *dlm__weights(const dlm_network *network, size_t offset, dlm_right *right);
 /* y (rows, out) = x (rows, in) W^T + b. */
 void dlm__linear(dlm_workspace *workspace, const dlm_network *network, size_t rows, size_t in, size_t out,
                  const void *x, size_t weight, size_t bias, float *y);
@@ -110,7 +110,9 @@ void dlm__rows_operand(dlm_workspace *workspace, const dlm_layer *layer, dlm_mod
  * `made` (S, n*C). */
 dlm_modulation dlm__modulation(const dlm_network *network, size_t learned, const float *made, size_t n);
 
-/* times.c. The runs of the batch whose seg and row_seg are set. */
+/* times.c. Rows of times that products get for n; see there. */
+size_t dlm__round_times(const dlm_workspace *workspace, size_t n);
+/* The runs of the batch whose seg and row_seg are set. */
 void dlm__find_runs(dlm_workspace *workspace, const dlm_batch *batch);
 /* What the modulations of this pass are made of. */
 void dlm__begin_times(dlm_workspace *workspace, const dlm_network *network);

@@ -3,7 +3,7 @@
  * A modulation is a function of its sequence's time alone. A pass without training makes one for each run of
  * neighbouring sequences of one time; samples of one length, revealed in step, are a single run. And where
  * passes follow each other over few times, as in sampling, where a text of L tokens has at most L + 1 of
- * them, a table keeps what was made. A product takes at least 16 rows' work whatever it is given, so a row
+ * them, a table keeps what was made. Reading the weights costs a product as much as 16 rows' work, so a row
  * that the pass does not need is filled with a time that a later one is expected to have: most steps of
  * sampling then read no weights of adaLN at all. */
 #include "model/pass.h"
@@ -13,6 +13,10 @@
 
 /* Floats that a table may hold. */
 #define TABLE_FLOATS ((size_t)1 << 23)
+
+size_t dlm__round_times(const dlm_workspace *w, size_t n) {
+    return dlm__round_rows(w->compute, DLM_F32, n);
+}
 
 /* ---- runs --------------------------------------------------------------------------------------------- */
 
@@ -41,7 +45,7 @@ void dlm__find_runs(dlm_workspace *w, const dlm_batch *batch) {
 /* c = mlp.2(SiLU(mlp.0(features(t)))) of n times, and SiLU(c), which every adaLN takes. */
 static void embed_times(dlm_workspace *w, const dlm_network *network, size_t n, const float *times) {
     const dlm_layout *layout = w->layout;
-    size_t C = layout->config.hidden_size, rounded = dlm__round_rows(w->compute, n);
+    size_t C = layout->config.hidden_size, rounded = dlm__round_times(w, n);
     size_t features = (size_t)2 * DLM_TIME_FREQUENCIES;
     dlm__time_features(w->compute, n, times, w->features, w->type);
     dlm__zero_tail(w->features, n, rounded, features, w->type);
@@ -107,7 +111,7 @@ static size_t list_times(dlm_time_table *table, size_t n, size_t most, size_t co
 static void fill_table(dlm_workspace *w, const dlm_network *network, size_t n) {
     const dlm_layout *layout = w->layout;
     const size_t C = layout->config.hidden_size, first = w->table.known;
-    const size_t rounded = dlm__round_rows(w->compute, n - first);
+    const size_t rounded = dlm__round_times(w, n - first);
     embed_times(w, network, n - first, w->table.times + first);
     for (size_t i = 0; i < layout->config.depth; i++)
         dlm__linear(w, network, rounded, C, 6 * C, w->condition, layout->blocks[i].mod_w,
@@ -123,7 +127,7 @@ static bool look_up(dlm_workspace *w, const dlm_network *network) {
     dlm_time_table *table = &w->table;
     for (int attempt = 0; attempt < 2 && w->runs.n <= table->slots; attempt++) {
         const size_t n = list_times(table, table->known, table->slots, w->runs.n, w->run_times);
-        const size_t rounded = dlm__round_rows(w->compute, n - table->known);
+        const size_t rounded = dlm__round_times(w, n - table->known);
         size_t found = 0;
         for (size_t i = 0; i < w->runs.n && rounded <= table->slots - table->known; i++) {
             const size_t slot = slot_of(table, n, w->run_times[i]);
@@ -159,8 +163,7 @@ static dlm_modulation modulation(dlm_workspace *w, const dlm_network *network, s
     if (w->tabled)
         dlm__gather_rows(w->compute, w->runs.n, width, w->run_slots, from, made);
     else if (w->layout->config.time == DLM_TIME_ADALN)
-        dlm__linear(w, network, dlm__round_rows(w->compute, w->runs.n), C, width, w->condition, weight, bias,
-                    made);
+        dlm__linear(w, network, dlm__round_times(w, w->runs.n), C, width, w->condition, weight, bias, made);
     return dlm__modulation(network, learned, made, n);
 }
 

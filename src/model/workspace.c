@@ -82,8 +82,8 @@ static void lay_backward(dlm_workspace *w, size_t T, size_t S) {
 static void lay(dlm_workspace *w) {
     const dlm_config *config = &w->layout->config;
     size_t C = config->hidden_size, half = dlm__config_head(config) / 2;
-    size_t T = dlm__round_rows(w->compute, w->size.tokens),
-           S = dlm__round_rows(w->compute, w->size.sequences);
+    size_t T = dlm__round_rows(w->compute, w->type, w->size.tokens),
+           S = dlm__round_times(w, w->size.sequences);
     size_t R = dlm__round_up(w->size.rows, w->chunk);
     w->row_offsets = dlm__arena_take(&w->arena, w->size.sequences + 1, sizeof *w->row_offsets);
     w->run_offsets = dlm__arena_take(&w->arena, w->size.sequences + 1, sizeof *w->run_offsets);
@@ -128,7 +128,7 @@ dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_c
     w->compute = compute;
     w->type = type;
     w->size = size;
-    w->chunk = dlm__round_rows(compute, size.rows < CHUNK_ROWS ? size.rows : CHUNK_ROWS);
+    w->chunk = dlm__round_rows(compute, type, size.rows < CHUNK_ROWS ? size.rows : CHUNK_ROWS);
     w->layers = dlm__calloc(layout->config.depth + 1, sizeof *w->layers);
     dlm_status status = DLM_OK;
     if (w->layers == NULL)

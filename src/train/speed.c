@@ -139,10 +139,7 @@ static dlm_status prepare_learner(speed_work *w, dlm_error *err) {
     memcpy(w->learner->params, w->model->network.params, of->total * sizeof(float));
     dlm__learner_begin(w->learner);
     w->network = (dlm_network){.layout = of, .params = w->learner->params, .type = type};
-    if (type != DLM_BF16) return DLM_OK;
-    w->network.params_bf16 = dlm__calloc(of->total, sizeof *w->network.params_bf16);
-    if (w->network.params_bf16 == NULL)
-        return dlm__fail_memory(err, "bfloat16 weights", of->total * sizeof *w->network.params_bf16);
+    DLM_TRY(dlm__network_allocate_bf16(&w->network, true, err));
     dlm__network_refresh(w->compute, &w->network);
     return DLM_OK;
 }

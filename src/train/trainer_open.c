@@ -97,11 +97,7 @@ static dlm_status open_network(dlm_trainer *t, dlm_error *err) {
     DLM_TRY(
         dlm__learner_create(t->layout, t->compute, t->options.optimizer, type, t->ranks, &t->learner, err));
     t->network = (dlm_network){.layout = t->layout, .params = t->learner->params, .type = type};
-    if (type == DLM_BF16) {
-        t->network.params_bf16 = dlm__calloc(t->layout->total, sizeof *t->network.params_bf16);
-        if (t->network.params_bf16 == NULL)
-            return dlm__fail_memory(err, "bfloat16 weights", t->layout->total * sizeof(dlm_bf16));
-    }
+    DLM_TRY(dlm__network_allocate_bf16(&t->network, true, err));
     dlm_workspace_size largest = dlm__global_batch_largest(&options);
     DLM_TRY(dlm__workspace_create(t->layout, type, t->compute, largest, &t->workspace, err));
     DLM_TRY(dlm__model_create(&config, t->learner->params, t->source.path, t->lengths, t->options.precision,

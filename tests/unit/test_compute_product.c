@@ -147,10 +147,10 @@ TEST(rounded_rows) {
     REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
     size_t sizes = 0, last = 0;
     for (size_t rows = 0; rows <= 65536; rows++) {
-        const size_t rounded = dlm__round_rows(compute, rows);
+        const size_t rounded = dlm__round_rows(compute, DLM_F32, rows);
         const size_t waste = rounded - rows;
         if (!CHECK(rounded >= rows && (waste <= rows / 8 || waste < 16))) break;
-        CHECK_INT_EQ(dlm__round_rows(compute, rounded), rounded);
+        CHECK_INT_EQ(dlm__round_rows(compute, DLM_F32, rounded), rounded);
         if (rounded != last) sizes++;
         last = rounded;
     }

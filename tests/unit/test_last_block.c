@@ -24,7 +24,8 @@ static dlm_model *make_model(dlm_time time, dlm_position position, dlm_precision
         for (size_t j = 0; j < param->count; j++)
             params[param->offset + j] = 0.3F * (float)dlm__rng_normal(&rng);
     }
-    CHECK_OK(dlm__model_create(&config, params, NULL, NULL, precision, &model, &err), &err);
+    if (CHECK_OK(dlm__model_create(&config, params, NULL, NULL, precision, &model, &err), &err))
+        fixture_lay_rows(model);
     free(params);
     dlm__layout_free(layout);
     return model;
