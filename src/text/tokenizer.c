@@ -56,8 +56,7 @@ int32_t dlm__tokenizer_find(const dlm_tokenizer *tokenizer, const char *content,
     return (int32_t)tokenizer->token_slots[find_slot(tokenizer, content, bytes)] - 1;
 }
 
-static dlm_status grow_slots(dlm_tokenizer *t, dlm_error *err) {
-    size_t count = t->token_slot_count == 0 ? 1024 : t->token_slot_count * 2;
+static dlm_status grow_slots(dlm_tokenizer *t, size_t count, dlm_error *err) {
     uint32_t *slots = dlm__calloc(count, sizeof *slots);
     if (slots == NULL) return dlm__fail_memory(err, "the vocabulary", count * sizeof *slots);
     free(t->token_slots);
@@ -102,11 +101,18 @@ static dlm_status make_room(dlm_tokenizer *t, size_t bytes, dlm_error *err) {
     return DLM_OK;
 }
 
+dlm_status dlm__tokenizer_reserve(dlm_tokenizer *tokenizer, size_t n, dlm_error *err) {
+    if (n < 1024 || n >= INT32_MAX) return DLM_OK; /* the few grow, too many are refused when added */
+    return grow_slots(tokenizer, power_of_two_above(2 * n), err);
+}
+
 dlm_status dlm__tokenizer_add(dlm_tokenizer *tokenizer, const char *content, size_t bytes, dlm_error *err) {
     dlm_tokenizer *t = tokenizer;
     if (t->vocab_size >= INT32_MAX) return dlm__fail(err, DLM_UNSUPPORTED, "more than %d tokens", INT32_MAX);
-    if (t->vocab_size >= t->token_slot_count / 2) DLM_TRY(grow_slots(t, err));
-    if (dlm__tokenizer_find(t, content, bytes) >= 0) {
+    if (t->vocab_size >= t->token_slot_count / 2)
+        DLM_TRY(grow_slots(t, t->token_slot_count == 0 ? 1024 : t->token_slot_count * 2, err));
+    const size_t slot = find_slot(t, content, bytes);
+    if (t->token_slots[slot] != 0) {
         return dlm__fail(err, DLM_FORMAT, "token \"%.*s\" appears twice", bytes < 80 ? (int)bytes : 80,
                          content);
     }
@@ -116,7 +122,7 @@ dlm_status dlm__tokenizer_add(dlm_tokenizer *tokenizer, const char *content, siz
     if (bytes > 0) memcpy(t->strings + t->strings_used, content, bytes);
     t->strings_used += bytes;
     append_bytes(t, token);
-    t->token_slots[find_slot(t, content, bytes)] = (uint32_t)++t->vocab_size;
+    t->token_slots[slot] = (uint32_t)++t->vocab_size;
     return DLM_OK;
 }
 

@@ -84,6 +84,8 @@ struct dlm_tokenizer {
  * dlm_tokenizer_free. */
 
 dlm_status dlm__tokenizer_create(dlm_tokenizer **tokenizer, dlm_error *err);
+/* Room for n tokens, before the first is added. */
+dlm_status dlm__tokenizer_reserve(dlm_tokenizer *tokenizer, size_t n, dlm_error *err);
 /* The next id gets this content; DLM_FORMAT when another token has it. */
 dlm_status dlm__tokenizer_add(dlm_tokenizer *tokenizer, const char *content, size_t bytes, dlm_error *err);
 /* The next rank; when the same pair comes again, only the last counts. */
@@ -113,6 +115,9 @@ static inline uint32_t dlm__pair_rank(const dlm_tokenizer *tokenizer, int32_t le
     }
 }
 
+/* dlm_tokenizer_parse; whole: by a tree of all of the text, which is slower and gives the same. */
+dlm_status dlm__tokenizer_parse(const char *name, const char *json, size_t n, bool whole,
+                                dlm_tokenizer **tokenizer, dlm_error *err);
 /* From a tokenizer.json, or a folder that holds one. */
 dlm_status dlm__tokenizer_read(const char *path, dlm_tokenizer **tokenizer, dlm_error *err);
 /* dlm_tokenizer_save, for a tokenizer.json of at most `limit` bytes; a larger one is an error and nothing is

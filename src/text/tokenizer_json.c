@@ -4,7 +4,7 @@
  * Parts that would change the ids and are not supported are refused by name, so that a file which loads gives
  * the library's ids. What is written has the library's own form, byte for byte where the tokenizer was
  * trained by it or here. */
-#include "text/tokenizer.h"
+#include "text/bpe_json.h"
 #include "text/byte_level.h"
 #include "text/utf8.h"
 
@@ -15,6 +15,7 @@
 typedef struct reader {
     const char *name; /* of the file, for messages */
     dlm_tokenizer *tokenizer;
+    const dlm_bpe_json *bpe; /* the vocabulary and the merges, which then are not in the tree; or NULL */
     dlm_error *err;
 } reader;
 
@@ -236,10 +237,10 @@ static dlm_status read_unknown(const reader *r, const json_t *model) {
 
 static dlm_status read_model(const reader *r, const json_t *model, json_t *vocab, const json_t *merges) {
     DLM_TRY(read_model_options(r, model));
-    DLM_TRY(read_vocab(r, vocab));
+    DLM_TRY(r->bpe != NULL ? dlm__bpe_json_tokens(r->bpe, r->tokenizer, r->err) : read_vocab(r, vocab));
     r->tokenizer->model_size = r->tokenizer->vocab_size;
     DLM_TRY(read_unknown(r, model));
-    return read_merges(r, merges);
+    return r->bpe != NULL ? dlm__bpe_json_merges(r->bpe, r->tokenizer, r->err) : read_merges(r, merges);
 }
 
 /* ---- added tokens ------------------------------------------------------------------------------------- */
@@ -292,7 +293,8 @@ static dlm_status read_all_added(const reader *r, const json_t *root) {
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
 
-static dlm_status read_root(const char *name, const json_t *root, dlm_tokenizer **tokenizer, dlm_error *err) {
+static dlm_status read_root(const char *name, const json_t *root, const dlm_bpe_json *bpe,
+                            dlm_tokenizer **tokenizer, dlm_error *err) {
     const json_t *model = json_object_get(root, "model");
     json_t *vocab = json_object_get(model, "vocab");
     const json_t *merges = json_object_get(model, "merges");
@@ -301,20 +303,23 @@ static dlm_status read_root(const char *name, const json_t *root, dlm_tokenizer 
         return dlm__fail(err, DLM_UNSUPPORTED, "%s: model \"%.60s\" is not supported, only BPE is", name,
                          type);
     }
-    if (!json_is_object(vocab) || json_object_size(vocab) == 0 || !json_is_array(merges)) {
+    if (!json_is_object(vocab) || (bpe == NULL && json_object_size(vocab) == 0) || !json_is_array(merges)) {
         return dlm__fail(err, DLM_FORMAT, "%s: there is no BPE model with \"vocab\" and \"merges\"", name);
     }
     DLM_TRY(dlm__tokenizer_create(tokenizer, err));
-    const reader r = {name, *tokenizer, err};
+    const reader r = {name, *tokenizer, bpe, err};
     DLM_TRY(read_frame(&r, root));
     DLM_TRY(read_model(&r, model, vocab, merges));
     DLM_TRY(read_all_added(&r, root));
     return dlm__tokenizer_finish(*tokenizer, err);
 }
 
-static dlm_status read_tree(const char *name, json_t *root, dlm_tokenizer **tokenizer, dlm_error *err) {
+static dlm_status read_text(const char *name, const char *json, size_t n, const dlm_bpe_json *bpe,
+                            dlm_tokenizer **tokenizer, dlm_error *err) {
+    json_t *root;
     *tokenizer = NULL;
-    dlm_status status = read_root(name, root, tokenizer, err);
+    DLM_TRY(dlm__json_parse(name, json, n, &root, err));
+    dlm_status status = read_root(name, root, bpe, tokenizer, err);
     json_decref(root);
     if (status != DLM_OK) {
         dlm_tokenizer_free(*tokenizer);
@@ -323,12 +328,20 @@ static dlm_status read_tree(const char *name, json_t *root, dlm_tokenizer **toke
     return status;
 }
 
+dlm_status dlm__tokenizer_parse(const char *name, const char *json, size_t n, bool whole,
+                                dlm_tokenizer **tokenizer, dlm_error *err) {
+    dlm_bpe_json bpe;
+    *tokenizer = NULL;
+    if (!whole && dlm__bpe_json_read(json, n, &bpe))
+        (void)read_text(name, bpe.rest, bpe.rest_bytes, &bpe, tokenizer, NULL);
+    if (!whole) dlm__bpe_json_free(&bpe);
+    /* What has failed fails again, and says why. */
+    return *tokenizer != NULL ? DLM_OK : read_text(name, json, n, NULL, tokenizer, err);
+}
+
 dlm_status dlm_tokenizer_parse(const char *name, const char *json, size_t n, dlm_tokenizer **tokenizer,
                                dlm_error *err) {
-    json_t *root;
-    *tokenizer = NULL;
-    DLM_TRY(dlm__json_parse(name, json, n, &root, err));
-    return read_tree(name, root, tokenizer, err);
+    return dlm__tokenizer_parse(name, json, n, false, tokenizer, err);
 }
 
 dlm_status dlm__tokenizer_read(const char *path, dlm_tokenizer **tokenizer, dlm_error *err) {
@@ -336,9 +349,13 @@ dlm_status dlm__tokenizer_read(const char *path, dlm_tokenizer **tokenizer, dlm_
     char *inside =
         dlm__is_dir(path) ? dlm__join(path, "tokenizer.json") : dlm__copy_bytes(path, strlen(path));
     if (inside == NULL) return dlm__fail_memory(err, "a path", strlen(path));
-    json_t *root;
-    dlm_status status = dlm__json_load(inside, &root, err);
-    if (status == DLM_OK) status = read_tree(inside, root, tokenizer, err);
+    char *text;
+    size_t n;
+    dlm_status status = dlm__read_file(inside, DLM_JSON_LIMIT, &text, &n, err);
+    if (status == DLM_OK) {
+        status = dlm_tokenizer_parse(inside, text, n, tokenizer, err);
+        free(text);
+    }
     free(inside);
     return status;
 }

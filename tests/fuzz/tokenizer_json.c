@@ -1,6 +1,6 @@
-/* Any bytes as a tokenizer.json: refused by name, or a tokenizer that encodes, decodes and describes itself.
- */
-#include "base/base.h"
+/* Any bytes as a tokenizer.json: refused by name, or a tokenizer that encodes, decodes and describes itself;
+ * either as a reader of all of it by a tree has it. */
+#include "text/tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -34,9 +34,16 @@ static void use(const dlm_tokenizer *tokenizer) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
-    dlm_tokenizer *tokenizer;
-    dlm_error err;
+    dlm_tokenizer *tokenizer, *whole;
+    dlm_error err = {0}, other = {0};
     dlm_status status = dlm_tokenizer_parse("input", (const char *)bytes, n, &tokenizer, &err);
+    if (dlm__tokenizer_parse("input", (const char *)bytes, n, true, &whole, &other) != status ||
+        strcmp(err.message, other.message) != 0)
+        abort();
+    if (whole != NULL) {
+        if (dlm_tokenizer_describe(whole).hash != dlm_tokenizer_describe(tokenizer).hash) abort();
+        dlm_tokenizer_free(whole);
+    }
     if (status == DLM_OK) {
         use(tokenizer);
         dlm_tokenizer_free(tokenizer);

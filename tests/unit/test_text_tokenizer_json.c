@@ -4,7 +4,7 @@
 #include "check.h"
 
 #include "base/base.h"
-#include "text/tokenizer.h"
+#include "text/bpe_json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,9 +36,53 @@ static char *changed(const char *part, const char *by) {
     return text;
 }
 
+/* Parses a text as every caller does, and by a tree of all of it, which has to give the same: tokenizers of
+ * one hash, or one sentence. */
+static dlm_status parse_both(const char *text, size_t n, dlm_tokenizer **tokenizer, dlm_error *err) {
+    dlm_error other = {0};
+    dlm_tokenizer *whole;
+    *err = (dlm_error){0};
+    dlm_status status = dlm_tokenizer_parse("t.json", text, n, tokenizer, err);
+    CHECK(dlm__tokenizer_parse("t.json", text, n, true, &whole, &other) == status);
+    CHECK_STR_EQ(err->message, other.message);
+    CHECK((whole == NULL) == (*tokenizer == NULL));
+    if (whole != NULL && *tokenizer != NULL) {
+        const dlm_tokenizer_info a = dlm_tokenizer_describe(whole), b = dlm_tokenizer_describe(*tokenizer);
+        CHECK(a.hash == b.hash && a.vocab_size == b.vocab_size && a.merges == b.merges &&
+              a.pad_id == b.pad_id && a.unk_id == b.unk_id && a.mask_id == b.mask_id &&
+              a.end_id == b.end_id && a.added_tokens == b.added_tokens);
+        CHECK(memcmp(whole->byte_ids, (*tokenizer)->byte_ids, sizeof whole->byte_ids) == 0);
+        for (size_t i = 0; i < whole->merge_count; i++) {
+            const dlm_merge *one = &whole->merges[i], *same = &(*tokenizer)->merges[i];
+            CHECK(dlm__pair_rank(*tokenizer, one->left, one->right) == i && one->result == same->result);
+        }
+    }
+    dlm_tokenizer_free(whole);
+    return status;
+}
+
+/* The text with characters in the place of their escapes, which only the reader of trees takes. */
+static char *unescaped(const char *text) {
+    char *plain = malloc(strlen(text) + 1), *to = plain;
+    if (plain == NULL) abort();
+    while (*text != 0) {
+        const bool escape = strncmp(text, "\\u0120", 6) == 0;
+        memcpy(to, escape ? "\u0120" : text, escape ? 2 : 1);
+        to += escape ? 2 : 1;
+        text += escape ? 6 : 1;
+    }
+    *to = 0;
+    return plain;
+}
+
 static dlm_status parse_changed(const char *part, const char *by, dlm_tokenizer **tokenizer, dlm_error *err) {
-    char *text = changed(part, by);
-    dlm_status status = dlm_tokenizer_parse("t.json", text, strlen(text), tokenizer, err);
+    char *text = changed(part, by), *plain = unescaped(text);
+    dlm_error same;
+    const dlm_status other = parse_both(plain, strlen(plain), tokenizer, &same);
+    dlm_tokenizer_free(*tokenizer);
+    const dlm_status status = parse_both(text, strlen(text), tokenizer, err);
+    CHECK(status == other);
+    free(plain);
     free(text);
     return status;
 }
@@ -74,6 +118,167 @@ static void check_refused(const char *part, const char *by, dlm_status status, c
     CHECK_SAYS(&err, "t.json: ");
     CHECK_SAYS(&err, says);
     CHECK(tokenizer == NULL);
+}
+
+/* Is this a text whose vocabulary and merges are read where they stand? */
+static bool read_in_place(const char *text, size_t n) {
+    dlm_bpe_json bpe;
+    const bool right = dlm__bpe_json_read(text, n, &bpe);
+    dlm__bpe_json_free(&bpe);
+    return right;
+}
+
+/* What is wrong in the rest may be left to the parser of the rest. */
+TEST(what_is_read_in_place) {
+    static const struct {
+        const char *part, *by;
+        bool in_place;
+    } cases[] = {
+        {"1.0", "1.0", true},
+        {"\"?\": 4", "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\" \n\t : \r 4", true},
+        {"\"merges\": [[\"a\", \"b\"], [\"\\u0120\", \"ab\"]]", "\"merges\": []", true},
+        {"[\"a\", \"b\"], [\"\\u0120\", \"ab\"]", "\"a b\", \"\\u0120 ab\"", true},
+        {"[\"a\", \"b\"], [\"\\u0120\", \"ab\"]", "\"a b\", [\"\\u0120\", \"ab\"]", false},
+        {"[\"a\", \"b\"], [\"\\u0120\", \"ab\"]", "\"a b\", \"\\u0120 a b\"", false},
+        {"[\"a\", \"b\"], [\"\\u0120\", \"ab\"]", "\"#version: 0.2\", \"a b\"", false},
+        {"[\"a\", \"b\"]", "[\"a\", \"b\", \"c\"]", false},
+        {"[\"a\", \"b\"]", "[\"a\"]", false},
+        {"[\"a\", \"b\"],", "[\"a\", \"b\"]", false},
+        {"[\"a\", \"b\"]", "[\"a\", \"c\"]", true},
+        {"[\"a\", \"b\"]", "[\"\", \"b\"]", true},
+        {"\"a\": 0, \"b\": 1", "\"b\": 1, \"a\": 0", false},
+        {"\"a\": 0, \"b\": 1", "\"a\": 0, \"a\": 1", true},
+        {"\"a\": 0, \"b\": 1", "\"a\": 0, \"b\": 0", false},
+        {"\"a\": 0", "\"\\u0061\": 0", false},
+        {"\"a\": 0", "\"a\": 00", false},
+        {"\"a\": 0", "\"a\": -0", false},
+        {"\"a\": 0", "\"a\": 0.0", false},
+        {"\"a\": 0", "\"a\": 0e0", false},
+        {"\"a\": 0", "\"a\": 4294967296", false},
+        {"\"a\": 0", "\"a\": 18446744073709551616", false},
+        {"\"a\": 0", "\"a\": \"0\"", false},
+        {"\"a\": 0", "\"a\" 0", false},
+        {"\"a\": 0", "\"a\": 0,", false},
+        {"\"a\": 0", "\"a\n\": 0", false},
+        {"\"a\": 0", "\"\\a\": 0", false},
+        {"\"a\": 0", "\"a\\\": 0", false},
+        {"\"a\": 0", "\"\x80\": 0", false},
+        {"\"vocab\": {", "\"vocab\": {}, \"other\": {", false},
+        {"\"vocab\": {", "\"vocab\": [], \"other\": {", false},
+        {"\"vocab\": {", "\"voc\\u0061b\": {", false},
+        {"\"vocab\": {", "\"voc\\u0061b\": {}, \"vocab\": {", true},
+        {"\"model\": {", "\"model\": {\"vocab\": {\"a\": 0}, \"merges\": []}, \"model\": {", false},
+        {"\"model\": {", "\"other\": {\"vocab\": [{}, \"]}\\\"\"], \"model\": 3}, \"model\": {", true},
+        {"\"model\": {", "\"merges\": [1], \"vocab\": 2, \"model\": {", true},
+        {"\"model\": {", "\"other\": [}, \"model\": {", true},
+        {"\"model\": {", "\"other\": [{], \"x\": 1, \"model\": {", false},
+        {"\"version\": \"1.0\"", "\"version\": \"1.0\", \"x\": 01", true},
+        {"\"version\": \"1.0\"", "\"version\": \"1.0\", \"x\": [}", true},
+        {"]]}}", "]]}}x", true},
+        {"]]}}", "]]},}", false},
+        {"]]}}", "]]}", false},
+        {"]]}}", "]]", false},
+        {"]]}}", "]", false},
+        {"]]}}", "\\", false},
+        {"]]}}", "\"\\", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = changed(cases[i].part, cases[i].by), *plain = unescaped(text);
+        dlm_tokenizer *tokenizer;
+        dlm_error err;
+        check_context("%zu: %s", i, cases[i].by);
+        /* Exactly as many bytes as there are, so that a sanitizer sees who reads beyond them. */
+        const size_t n = strlen(plain);
+        char *exact = malloc(n);
+        if (exact == NULL) abort();
+        memcpy(exact, plain, n);
+        CHECK(read_in_place(exact, n) == cases[i].in_place);
+        (void)parse_both(exact, n, &tokenizer, &err);
+        dlm_tokenizer_free(tokenizer);
+        free(exact);
+        free(plain);
+        free(text);
+    }
+}
+
+/* As far as it goes, at every byte. */
+TEST(a_text_that_is_cut_off) {
+    char *plain = unescaped(base);
+    for (size_t n = 0; n < strlen(plain); n++) {
+        dlm_tokenizer *tokenizer;
+        dlm_error err;
+        char *cut = malloc(n + 1);
+        if (cut == NULL) abort();
+        memcpy(cut + 1, plain, n);
+        check_context("%zu bytes", n);
+        CHECK(!read_in_place(cut + 1, n));
+        CHECK_STATUS(parse_both(cut + 1, n, &tokenizer, &err), DLM_FORMAT, &err);
+        free(cut);
+    }
+    free(plain);
+}
+
+static bool is_token(const dlm_tokenizer *tokenizer, int32_t id, const char *content, size_t n) {
+    size_t bytes;
+    const char *has = dlm__tokenizer_content(tokenizer, id, &bytes);
+    return bytes == n && memcmp(has, content, n) == 0;
+}
+
+/* The text is read in place, and as the tokenizer that was made of a tree has it. */
+static void check_parts(const char *text, size_t n) {
+    dlm_bpe_json bpe;
+    dlm_error err;
+    dlm_tokenizer *tokenizer;
+    REQUIRE_OK(dlm__tokenizer_parse("t.json", text, n, true, &tokenizer, &err), &err);
+    CHECK(dlm__bpe_json_read(text, n, &bpe));
+    CHECK(bpe.n == tokenizer->model_size && bpe.merge_count == tokenizer->merge_count);
+    for (size_t id = 0; id < bpe.n; id++)
+        CHECK(is_token(tokenizer, (int32_t)id, bpe.tokens[id].content, bpe.tokens[id].bytes));
+    for (size_t i = 0; i < bpe.merge_count; i++) {
+        const dlm_bpe_merge *has = &bpe.merges[i];
+        const dlm_merge *merge = &tokenizer->merges[i];
+        CHECK(is_token(tokenizer, merge->left, has->joined, has->bytes[0]));
+        CHECK(is_token(tokenizer, merge->right, has->joined + has->bytes[0], has->bytes[1]));
+        CHECK(is_token(tokenizer, merge->result, has->joined, has->bytes[0] + has->bytes[1]));
+    }
+    dlm__bpe_json_free(&bpe);
+    dlm_tokenizer_free(tokenizer);
+}
+
+TEST(merges_are_read_in_place) {
+    char *pairs = unescaped(base);
+    char *text = changed("[\"a\", \"b\"], [\"\\u0120\", \"ab\"]", "\"a b\", \"\\u0120 ab\"");
+    char *strings = unescaped(text);
+    check_parts(pairs, strlen(pairs));
+    check_parts(strings, strlen(strings));
+    free(pairs);
+    free(strings);
+    free(text);
+}
+
+/* What the Hugging Face library writes, and what is written here. */
+TEST(files_are_read_in_place) {
+    static const char *const names[] = {"stories_8192", "stories_1024"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[1000];
+        const char *folder = temporary_dir();
+        char *text;
+        size_t n;
+        dlm_error err;
+        dlm_tokenizer *tokenizer;
+        (void)snprintf(path, sizeof path, "%s/tokenizer/%s/tokenizer.json", golden_dir(), names[i]);
+        check_context("%s", path);
+        REQUIRE_OK(dlm__read_file(path, DLM_JSON_LIMIT, &text, &n, &err), &err);
+        check_parts(text, n);
+        REQUIRE_OK(parse_both(text, n, &tokenizer, &err), &err);
+        free(text);
+        REQUIRE_OK(dlm_tokenizer_save(tokenizer, folder, &err), &err);
+        (void)snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+        REQUIRE_OK(dlm__read_file(path, DLM_JSON_LIMIT, &text, &n, &err), &err);
+        check_parts(text, n);
+        free(text);
+        dlm_tokenizer_free(tokenizer);
+    }
 }
 
 TEST(the_base) {
