@@ -100,7 +100,8 @@ dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error
             dlm__compute_free(made);
             return status;
         }
-        made->onednn_int8 = dlm__onednn_int8_exact();
+        made->onednn_int8 =
+            dlm__onednn_has_amx() || (set->kernels == &dlm__kernels_avx512 && dlm__onednn_int8_exact());
         made->pairs = set == best() && dlm__bf16_panels();
         made->widen_bf16 = !dlm__onednn_bf16_fast() || !dlm__onednn_has_bf16(made->onednn);
     }

@@ -1,5 +1,5 @@
 /* Products of 8-bit integers: weights are rounded once, each row of activations by its own scale as it
- * comes. Threads take panels of columns, so that each reads its part of the weights alone. */
+ * comes. */
 #include "compute/context.h"
 
 #include <assert.h>
@@ -9,12 +9,12 @@
 /* 2^17 products of at most 127 x 127 fit 32 bits. */
 #define MOST_INPUTS ((size_t)1 << 17)
 
-static size_t pairs_of(size_t K) {
-    return (K + 1) / 2;
+static size_t quads_of(size_t K) {
+    return (K + 3) / 4;
 }
 
 static size_t panel_bytes(size_t K) {
-    return pairs_of(K) * DLM_PANEL * 2;
+    return quads_of(K) * DLM_PANEL * 4;
 }
 
 bool dlm__int8_any_rows(const dlm_compute *compute) {
@@ -27,49 +27,50 @@ size_t dlm__int8_unit(void) {
 
 /* Row n, whose weight k is at place(k). */
 static int8_t *row_of(const dlm_int8 *weights, size_t n) {
-    return weights->panels + n / DLM_PANEL * panel_bytes(weights->K) + n % DLM_PANEL * 2;
+    return weights->panels + n / DLM_PANEL * panel_bytes(weights->K) + n % DLM_PANEL * 4;
 }
 
 static size_t place(size_t k) {
-    return k / 2 * DLM_PANEL * 2 + k % 2;
+    return k / 4 * DLM_PANEL * 4 + k % 4;
 }
 
-static void pack(dlm_compute *compute, const float *w, const dlm_int8 *weights, int16_t *row, size_t n) {
-    weights->scale[n] = compute->kernels->quantise(weights->K, w + n * weights->K, row);
+static void pack(dlm_compute *compute, const float *w, const dlm_int8 *weights, int8_t *row, size_t n) {
+    const size_t K = weights->K;
+    weights->scale[n] = compute->kernels->quantise(K, w + n * K, DLM_INT8_SIGNED, 1, row);
     int8_t *to = row_of(weights, n);
-    weights->sums[n] = 0;
-    for (size_t k = 0; k < weights->K; k++) {
-        to[place(k)] = (int8_t)row[k];
-        weights->sums[n] += row[k];
-        if (weights->rows != NULL) weights->rows[n * weights->K + k] = (int8_t)row[k];
-    }
+    int32_t sum = 0;
+    for (size_t k = 0; k < K; k++) sum += row[k];
+    for (size_t k = 0; k < K; k += 4) memcpy(to + place(k), row + k, 4);
+    weights->sums[n] = sum;
+    if (weights->rows != NULL) memcpy(weights->rows + n * K, row, K);
 }
 
 /* Threads take whole panels: rows of one share lines of the cache. */
-static void pack_all(dlm_compute *compute, const float *w, const dlm_int8 *weights, int16_t *rows) {
+static void pack_all(dlm_compute *compute, const float *w, const dlm_int8 *weights, int8_t *rows) {
     const size_t N = weights->N, K = weights->K;
     const int team = dlm__team(N * K, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (int part = 0; part < team; part++) {
         const dlm_range r = dlm__part(N, DLM_PANEL, part, team);
-        for (size_t n = r.first; n < r.last; n++) pack(compute, w, weights, rows + (size_t)part * K, n);
+        for (size_t n = r.first; n < r.last; n++)
+            pack(compute, w, weights, rows + (size_t)part * 4 * quads_of(K), n);
     }
 }
 
 dlm_status dlm__int8_create(dlm_compute *compute, size_t N, size_t K, const float *w, dlm_int8 **made,
                             dlm_error *err) {
-    const size_t panels = (N + DLM_PANEL - 1) / DLM_PANEL;
+    const size_t panels = (N + DLM_PANEL - 1) / DLM_PANEL, columns = panels * DLM_PANEL;
     *made = NULL;
     if (K > MOST_INPUTS)
         return dlm__fail(err, DLM_UNSUPPORTED, "rows of %zu weights are too long for int8, which takes %zu",
                          K, MOST_INPUTS);
     dlm_int8 *weights = dlm__calloc(1, sizeof *weights);
-    int16_t *rows = dlm__calloc(dlm__threads() * K, sizeof *rows);
+    int8_t *rows = dlm__calloc(dlm__threads(), 4 * quads_of(K));
     if (weights != NULL) {
         *weights = (dlm_int8){.N = N, .K = K};
         weights->panels = dlm__aligned(panels * panel_bytes(K), 1);
-        weights->scale = dlm__calloc(N, sizeof *weights->scale);
-        weights->sums = dlm__calloc(N, sizeof *weights->sums);
+        weights->scale = dlm__calloc(columns, sizeof *weights->scale);
+        weights->sums = dlm__calloc(columns, sizeof *weights->sums);
         weights->rows = compute->onednn_int8 ? dlm__calloc(N, K) : NULL;
     }
     if (weights == NULL || rows == NULL || weights->panels == NULL || weights->scale == NULL ||
@@ -111,85 +112,129 @@ void dlm__int8_values(const dlm_int8 *weights, float *w) {
     }
 }
 
-/* Activations in 8 bits, widened: a (M, 2 pairs) and a_scale (M), in the context's scratch; behind them there
- * is room for (M,K) bytes. */
-static bool quantise_rows(dlm_compute *compute, size_t M, size_t K, const float *X, int16_t **a,
-                          float **a_scale) {
-    const size_t width = 2 * pairs_of(K);
+/* ---- products ------------------------------------------------------------------------------------------ */
+
+/* Products that are worth a thread more. */
+#define GRAIN ((size_t)1 << 19)
+/* Rows that go through all columns of a thread before the next do: they stay in its cache. Whole groups. */
+#define BLOCK ((size_t)96)
+
+/* Rows in 8 bits, in the context's scratch: by groups of so many, as a kernel takes them, or of one. */
+typedef struct activations {
+    dlm_int8_form form;
+    size_t group, quads, row; /* bytes of a row */
+    unsigned char *q;
+    float *scale;
+} activations;
+
+static bool make_room(dlm_compute *compute, size_t M, size_t K, dlm_int8_form form, size_t group,
+                      activations *a) {
     size_t stride = 0;
-    float *scratch = dlm__scratch(compute, M, 2 * pairs_of(K) + 1, &stride);
+    *a = (activations){.form = form, .group = group, .quads = quads_of(K)};
+    a->row = 4 * a->quads * dlm__int8_size(form);
+    const size_t rows = dlm__round_up(M, group);
+    float *scratch = dlm__scratch(compute, rows + 1, a->row / sizeof(float) + 1, &stride);
     if (scratch == NULL) return false;
-    *a_scale = scratch;
-    *a = (int16_t *)(void *)(scratch + M);
-    int16_t *rows = *a;
-    const int team = dlm__team(M * K, DLM_GRAIN);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (int part = 0; part < team; part++) {
-        const dlm_range r = dlm__part(M, 1, part, team);
-        for (size_t m = r.first; m < r.last; m++) {
-            rows[m * width + width - 1] = 0;
-            scratch[m] = compute->kernels->quantise(K, X + m * K, rows + m * width);
-        }
-    }
+    a->scale = scratch;
+    a->q = (unsigned char *)(scratch + dlm__round_up(M, DLM_ALIGN / sizeof(float)));
     return true;
 }
 
-#ifdef DLM_BACKEND_ONEDNN
-/* What makes integers of 8 bits unsigned. */
-enum { RAISED = 128 };
+static unsigned char *row_at(const activations *a, size_t m) {
+    return a->q + m / a->group * a->group * a->row + m % a->group * 4 * dlm__int8_size(a->form);
+}
 
+static void quantise(const dlm_compute *compute, size_t K, const float *X, const activations *a,
+                     dlm_range rows) {
+    for (size_t m = rows.first; m < rows.last; m++)
+        a->scale[m] = compute->kernels->quantise(K, X + m * K, a->form, a->group, row_at(a, m));
+}
+
+/* Some rows, all columns that w has. */
+static void multiply(const dlm_compute *compute, const activations *a, dlm_range rows, dlm_int8_product w) {
+    float *Y = w.y;
+    for (size_t m = rows.first; m < rows.last; m += BLOCK) {
+        w.rows = rows.last - m < BLOCK ? rows.last - m : BLOCK;
+        w.a = row_at(a, m);
+        w.a_scale = a->scale + m;
+        w.y = Y + m * w.stride;
+        compute->kernels->int8_product(&w);
+    }
+}
+
+/* Into how many parts rows are cut, of `team` equal parts: so that the largest part is least. */
+static int cut(size_t row_units, size_t column_units, int team) {
+    int best = 1;
+    size_t least_work = SIZE_MAX;
+    for (int parts = 1; parts <= team; parts++) {
+        if (team % parts != 0) continue;
+        const size_t across = (size_t)(team / parts), down = (size_t)parts;
+        const size_t work = ((row_units + down - 1) / down) * ((column_units + across - 1) / across);
+        if (work < least_work) {
+            least_work = work;
+            best = parts;
+        }
+    }
+    return best;
+}
+
+#ifdef DLM_BACKEND_ONEDNN
 /* By oneDNN, whose bytes of activations have no sign: the sums are in Y, then the values in their place. */
-static void by_onednn(dlm_compute *compute, size_t M, const int16_t *a, const float *a_scale,
-                      const dlm_int8 *weights, size_t first, size_t n, const float *bias, float *Y) {
-    const size_t K = weights->K, width = 2 * pairs_of(K);
-    uint8_t *raised = (uint8_t *)(void *)(a + M * width);
+static void by_onednn(dlm_compute *compute, size_t M, const float *X, const dlm_int8 *weights, size_t first,
+                      size_t n, const float *bias, float *Y) {
+    const size_t K = weights->K;
     const dlm_product product = {.M = M, .N = n, .K = K, .transpose_b = true, .type = DLM_I8};
+    activations a;
+    if (!make_room(compute, M, K, DLM_INT8_RAISED, 1, &a)) return;
     int team = dlm__team(M * K, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (size_t m = 0; m < M; m++)
-        for (size_t k = 0; k < K; k++) raised[m * K + k] = (uint8_t)(a[m * width + k] + RAISED);
-    if (dlm__onednn_product(compute->onednn, &product, (dlm_strides){K, K, n}, raised,
+    for (int part = 0; part < team; part++) quantise(compute, K, X, &a, dlm__part(M, 1, part, team));
+    if (dlm__onednn_product(compute->onednn, &product, (dlm_strides){a.row, K, n}, a.q,
                             weights->rows + first * K, NULL, Y, &compute->error) != DLM_OK)
         return;
     team = dlm__team(M * n, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (size_t m = 0; m < M; m++)
-        compute->kernels->int8_values(n, RAISED, weights->sums + first, a_scale[m], weights->scale + first,
-                                      bias, Y + m * n);
+        compute->kernels->int8_values(n, weights->sums + first, a.scale[m], weights->scale + first, bias,
+                                      Y + m * n);
 }
 #endif
 
-/* Rows that go through all panels of a thread before the next do: their activations stay in its cache. */
-#define BLOCK ((size_t)96)
-
 void dlm__int8_matmul(dlm_compute *compute, size_t M, const float *X, const dlm_int8 *weights, size_t first,
                       size_t n, const float *bias, float *Y) {
-    int16_t *a;
-    float *a_scale;
-    const size_t K = weights->K, pairs = pairs_of(K), panel = panel_bytes(K);
+    const size_t K = weights->K;
+    activations a;
     assert(first % DLM_PANEL == 0 && first + n <= weights->N);
-    if (M == 0 || n == 0 || !quantise_rows(compute, M, K, X, &a, &a_scale)) return;
+    if (M == 0 || n == 0) return;
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn_int8 && weights->rows != NULL) {
-        by_onednn(compute, M, a, a_scale, weights, first, n, bias, Y);
+        by_onednn(compute, M, X, weights, first, n, bias, Y);
         return;
     }
 #endif
-    const int team = dlm__team(M * n * K, 8 * DLM_GRAIN);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (int part = 0; part < team; part++) {
-        const dlm_range r = dlm__part(n, DLM_PANEL, part, team);
-        for (size_t m = 0; m < M; m += BLOCK)
-            for (size_t j = r.first; j < r.last; j += DLM_PANEL) {
-                const dlm_int8_operands x = {.rows = M - m < BLOCK ? M - m : BLOCK,
-                                             .pairs = pairs,
-                                             .columns = r.last - j < DLM_PANEL ? r.last - j : DLM_PANEL,
-                                             .a = a + m * 2 * pairs,
-                                             .a_scale = a_scale + m,
-                                             .panel = weights->panels + (first + j) / DLM_PANEL * panel,
-                                             .scale = weights->scale + first + j,
-                                             .bias = bias == NULL ? NULL : bias + j};
-                compute->kernels->int8_panel(&x, Y + m * n + j, n);
-            }
+    const size_t group = compute->kernels->int8_rows;
+    if (!make_room(compute, M, K, compute->kernels->int8_form, group, &a)) return;
+    const int team = dlm__team(M * n * K, GRAIN);
+    const int down = cut((M + group - 1) / group, (n + DLM_PANEL - 1) / DLM_PANEL, team),
+              across = team / down;
+#pragma omp parallel num_threads(team) if (team > 1)
+    {
+#pragma omp for schedule(static)
+        for (int part = 0; part < team; part++) quantise(compute, K, X, &a, dlm__part(M, group, part, team));
+#pragma omp for schedule(static) nowait
+        for (int part = 0; part < team; part++) {
+            const dlm_range r = dlm__part(n, DLM_PANEL, part % across, across);
+            const size_t from = first + r.first;
+            if (r.first == r.last) continue;
+            multiply(compute, &a, dlm__part(M, group, part / across, down),
+                     (dlm_int8_product){.quads = a.quads,
+                                        .columns = r.last - r.first,
+                                        .panels = weights->panels + from / DLM_PANEL * panel_bytes(K),
+                                        .sums = weights->sums + from,
+                                        .scale = weights->scale + from,
+                                        .bias = bias == NULL ? NULL : bias + r.first,
+                                        .y = Y + r.first,
+                                        .stride = n});
+        }
     }
 }

@@ -10,6 +10,21 @@
 
 #define KERNEL(name) ISA_NAME(dlm__##name)
 
+/* The table's int8_form and int8_rows: those of a tile whose sums are held in registers. */
+#if defined(__AVX512VNNI__)
+#define INT8_FORM DLM_INT8_RAISED
+#define INT8_ROWS ((size_t)8)
+#else
+#define INT8_FORM DLM_INT8_WIDE
+#if defined(__AVX512F__)
+#define INT8_ROWS ((size_t)12)
+#elif defined(__AVX2__)
+#define INT8_ROWS ((size_t)6)
+#else
+#define INT8_ROWS ((size_t)2)
+#endif
+#endif
+
 #define ISA_KERNELS(X)          \
     X(add)                      \
     X(to_bf16)                  \
@@ -34,7 +49,7 @@
     X(softmax)                  \
     X(cross_entropy)            \
     X(quantise)                 \
-    X(int8_panel)               \
+    X(int8_product)             \
     X(int8_values)              \
     X(sum_of_squares)           \
     X(adamw)                    \

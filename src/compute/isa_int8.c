@@ -1,120 +1,235 @@
 /* Products of 8-bit integers in vector code.
  *
- * Both factors are widened to 16 bits and multiplied in pairs whose sum the hardware adds in 32: every
- * instruction set has that, and it is exact. (AVX2's product of bytes saturates at 16 bits, so it is not
- * used.) Activations come widened, weights are widened as they are read, once for a tile of rows. */
+ * Weights lie in panels of quads: four inputs of a column, then of the next. With VNNI the hardware
+ * multiplies quads of bytes and adds them in 32 bits. The bytes of activations have no sign there, so they
+ * come raised, and sums begin with what that adds. Else both factors are widened to 16 bits and multiplied in
+ * pairs whose sum the hardware adds in 32: a column has two sums, which are added at the end. Activations
+ * come widened, weights are widened as they are read, once for a tile of rows. Either way is exact. (AVX2's
+ * product of bytes saturates at 16 bits, so it is not used.) */
 #include "compute/isa.h"
 
 /* ---- activations -------------------------------------------------------------------------------------- */
 
-/* The largest |x|; a value that is not finite makes it not a number. */
+/* The largest |x|; not a number where one of them is not finite. Bits of floats without sign order as they
+ * do, those that are not finite last. */
 static float row_reach(size_t n, const float *x) {
-    vf largest = vf_all(0), wrong = vf_all(0);
-    for (size_t i = 0; i < n; i += W) {
-        const vf v = n - i < W ? vf_load_part(x + i, n - i) : vf_load(x + i);
-        largest = vf_max(largest, vf_max(v, -v));
-        wrong += v * 0.0F;
+    const vi magnitude = 0x7fffffff - (vi){0};
+    vi even = {0}, odd = {0};
+    size_t i = 0;
+    for (; i + 2 * W <= n; i += 2 * W) {
+        even = vi_max(even, (vi)vf_load(x + i) & magnitude);
+        odd = vi_max(odd, (vi)vf_load(x + i + W) & magnitude);
     }
-    return vf_largest(largest) + vf_sum(wrong);
+    for (; i < n; i += W) {
+        const vf v = n - i < W ? vf_load_part(x + i, n - i) : vf_load(x + i);
+        even = vi_max(even, (vi)v & magnitude);
+    }
+    const vi largest = vi_max(even, odd);
+    int32_t bits = 0;
+    for (i = 0; i < W; i++) bits = largest[i] > bits ? largest[i] : bits;
+    float reach;
+    memcpy(&reach, &bits, sizeof reach);
+    return isfinite(reach) ? reach : NAN;
 }
 
-float KERNEL(quantise)(size_t n, const float *x, int16_t *q) {
-    const float scale = row_reach(n, x) / 127.0F, factor = 1.0F / scale;
+/* The first quads of W integers, `size` bytes each: side by side, or `step` of their sizes apart. */
+INLINE void put_quads(const void *v, size_t size, size_t quads, size_t step, char *q) {
+    if (step == 1) {
+        memcpy(q, v, quads * size);
+        return;
+    }
+    for (size_t i = 0; i < quads; i++) memcpy(q + i * step * size, (const char *)v + i * size, size);
+}
+
+INLINE void put_integers(vi v, dlm_int8_form form, size_t quads, size_t step, char *q) {
+    if (form == DLM_INT8_WIDE) {
+        const vh wide = __builtin_convertvector(v, vh);
+        put_quads(&wide, 4 * sizeof(int16_t), quads, step, q);
+    } else {
+        const vb narrow = __builtin_convertvector(form == DLM_INT8_RAISED ? v + DLM_RAISED : v, vb);
+        put_quads(&narrow, 4, quads, step, q);
+    }
+}
+
+INLINE void put_row(size_t n, const float *x, float factor, dlm_int8_form form, size_t step, char *q) {
+    const size_t size = dlm__int8_size(form);
     size_t i = 0;
+    for (; i + W <= n; i += W)
+        put_integers(vi_round(vf_load(x + i) * factor), form, W / 4, step, q + i * step * size);
+    if (i < n)
+        put_integers(vi_round(vf_load_part(x + i, n - i) * factor), form, (n - i + 3) / 4, step,
+                     q + i * step * size);
+}
+
+float KERNEL(quantise)(size_t n, const float *x, dlm_int8_form form, size_t step, void *q) {
+    const float scale = row_reach(n, x) / 127.0F, factor = 1.0F / scale;
     if (!isfinite(factor)) {
-        memset(q, 0, n * sizeof *q);
-        return scale;
-    }
-    for (; i + W <= n; i += W) {
-        const vh narrow = __builtin_convertvector(vi_round(vf_load(x + i) * factor), vh);
-        memcpy(q + i, &narrow, sizeof narrow);
-    }
-    if (i < n) {
-        const vh narrow = __builtin_convertvector(vi_round(vf_load_part(x + i, n - i) * factor), vh);
-        memcpy(q + i, &narrow, (n - i) * sizeof *q);
+        for (size_t i = 0; i < n; i += 4)
+            put_integers((vi){0}, form, 1, step, (char *)q + i * step * dlm__int8_size(form));
+    } else if (form == INT8_FORM && step == INT8_ROWS) {
+        put_row(n, x, factor, INT8_FORM, INT8_ROWS, q);
+    } else {
+        put_row(n, x, factor, form, step, q);
     }
     return scale;
 }
 
 /* ---- the product -------------------------------------------------------------------------------------- */
 
-#define VECTORS (DLM_PANEL / W)
-/* The sums of a tile are held in registers. */
-#if defined(__AVX512F__)
-#define TILE_ROWS ((size_t)12)
+/* Columns of a vector of sums, and the vectors of a tile. */
+#if defined(__AVX512VNNI__)
+#define COLUMNS      W
+#define TILE_VECTORS ((size_t)3)
 #elif defined(__AVX2__)
-#define TILE_ROWS ((size_t)6)
+#define COLUMNS      (W / 2)
+#define TILE_VECTORS ((size_t)2)
 #else
-#define TILE_ROWS ((size_t)2)
+#define COLUMNS      (W / 2)
+#define TILE_VECTORS ((size_t)4)
 #endif
 
-/* Sums times their scales, and the bias. */
-INLINE vf value_of(vi sum, float a_scale, const float *scale, const float *bias) {
-    return vf_fma(__builtin_convertvector(sum, vf), vf_load(scale) * a_scale, vf_load(bias));
+#if defined(__AVX512VNNI__)
+
+typedef vi operand;
+
+/* The quads of COLUMNS weights. */
+INLINE operand weights_at(const int8_t *quads) {
+    operand v;
+    memcpy(&v, quads, sizeof v);
+    return v;
 }
 
-/* A row of sums where the panel has fewer columns than room for them. */
-static void put_part(const dlm_int8_operands *x, size_t row, const vi sum[VECTORS], float *y) {
-    float line[DLM_PANEL], scale[DLM_PANEL] = {0}, bias[DLM_PANEL] = {0};
-    memcpy(scale, x->scale, x->columns * sizeof *scale);
-    if (x->bias != NULL) memcpy(bias, x->bias, x->columns * sizeof *bias);
-    for (size_t j = 0; j < VECTORS; j++)
-        vf_store(line + j * W, value_of(sum[j], x->a_scale[row], scale + j * W, bias + j * W));
-    memcpy(y, line, x->columns * sizeof *y);
+/* A quad of activations for each of them. */
+INLINE operand spread(const void *a, size_t quad) {
+    int32_t four;
+    memcpy(&four, (const uint8_t *)a + 4 * quad, sizeof four);
+    return four - (vi){0};
 }
 
-INLINE void put_sums(const dlm_int8_operands *x, size_t row, const vi sum[VECTORS], float *y) {
-    static const float none[DLM_PANEL] = {0};
-    const float *bias = x->bias == NULL ? none : x->bias;
-    if (x->columns < DLM_PANEL) {
-        put_part(x, row, sum, y);
-        return;
+INLINE vi add_products(vi sum, operand a, operand b) {
+    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+
+/* What the sums begin with. They stay within what 2^17 products of 128 x 127 give, so they fit too. */
+INLINE vi first_sum(const int32_t *sums) {
+    return (vi)(-((vu)vi_load(sums) * DLM_RAISED));
+}
+
+/* The sums of W columns, from vector j on. */
+INLINE vi whole_sum(const vi sum[TILE_VECTORS], size_t j) {
+    return sum[j];
+}
+
+#else
+
+typedef vs operand;
+
+INLINE operand weights_at(const int8_t *quads) {
+    return vs_widen(quads);
+}
+
+INLINE operand spread(const void *a, size_t quad) {
+    return vs_quad((const int16_t *)a + 4 * quad);
+}
+
+INLINE vi add_products(vi sum, operand a, operand b) {
+    return sum + vi_pairs(a, b);
+}
+
+INLINE vi first_sum(const int32_t *sums) {
+    (void)sums;
+    return (vi){0};
+}
+
+INLINE vi whole_sum(const vi sum[TILE_VECTORS], size_t j) {
+    return vi_fold(sum[j], sum[j + 1]);
+}
+
+#endif
+
+/* W columns, or `columns` < W of them: sums times their scales, and the bias. */
+INLINE void put(vi sum, vf scale, const float *bias, size_t columns, float *y) {
+    const vf value = __builtin_convertvector(sum, vf), none = vf_all(0);
+    if (columns < W)
+        vf_store_part(y, vf_fma(value, scale, bias == NULL ? none : vf_load_part(bias, columns)), columns);
+    else
+        vf_store(y, vf_fma(value, scale, bias == NULL ? none : vf_load(bias)));
+}
+
+/* Rows i .. of a group, columns j ..; how many rows and vectors are constants where this is called. The
+ * result is asked for ahead: its rows lie pages apart, often in the same few sets of the first cache. */
+INLINE void tile(const dlm_int8_product *x, size_t rows, size_t vectors, size_t i, size_t j) {
+    const size_t panel = x->quads * DLM_PANEL * 4, group = i / INT8_ROWS * x->quads * INT8_ROWS;
+    const char *a = (const char *)x->a + (group + i % INT8_ROWS) * 4 * dlm__int8_size(INT8_FORM);
+    const int8_t *at[TILE_VECTORS];
+    vi sum[INT8_ROWS][TILE_VECTORS];
+    for (size_t v = 0; v < vectors; v++) {
+        const size_t column = j + v * COLUMNS;
+        at[v] = x->panels + column / DLM_PANEL * panel + column % DLM_PANEL * 4;
+        for (size_t r = 0; r < rows; r++) sum[r][v] = first_sum(x->sums + column);
     }
-    for (size_t j = 0; j < VECTORS; j++)
-        vf_store(y + j * W, value_of(sum[j], x->a_scale[row], x->scale + j * W, bias + j * W));
-}
-
-/* `rows` rows from `first` on; a constant where this is called. */
-INLINE void tile(const dlm_int8_operands *x, size_t rows, size_t first, float *y, size_t stride) {
-    const size_t width = 2 * x->pairs;
-    const int16_t *a = x->a + first * width;
-    vi sum[TILE_ROWS][VECTORS];
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < VECTORS; j++) sum[i][j] = (vi){0};
-    for (size_t k = 0; k < x->pairs; k++) {
-        vs b[VECTORS];
-        for (size_t j = 0; j < VECTORS; j++) b[j] = vs_widen(x->panel + (k * DLM_PANEL + j * W) * 2);
-        for (size_t i = 0; i < rows; i++) {
-            const vs pair = vs_all(a + i * width + 2 * k);
-            for (size_t j = 0; j < VECTORS; j++) sum[i][j] += vi_pairs(pair, b[j]);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < vectors; v += W / COLUMNS)
+            __builtin_prefetch(x->y + (i + r) * x->stride + j + v * COLUMNS, 1);
+    for (size_t k = 0; k < x->quads; k++) {
+        operand b[TILE_VECTORS];
+        for (size_t v = 0; v < vectors; v++) b[v] = weights_at(at[v] + k * DLM_PANEL * 4);
+        for (size_t r = 0; r < rows; r++) {
+            const operand q = spread(a, k * INT8_ROWS + r);
+            for (size_t v = 0; v < vectors; v++) sum[r][v] = add_products(sum[r][v], q, b[v]);
         }
     }
-    for (size_t i = 0; i < rows; i++) put_sums(x, first + i, sum[i], y + (first + i) * stride);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < vectors; v += W / COLUMNS) {
+            const size_t column = j + v * COLUMNS;
+            if (column >= x->columns) continue;
+            put(whole_sum(sum[r], v), vf_load(x->scale + column) * x->a_scale[i + r],
+                x->bias == NULL ? NULL : x->bias + column, x->columns - column,
+                x->y + (i + r) * x->stride + column);
+        }
 }
 
-void KERNEL(int8_panel)(const dlm_int8_operands *x, float *y, size_t stride) {
+INLINE void column(const dlm_int8_product *x, size_t vectors, size_t j) {
     size_t i = 0;
-    for (; i + TILE_ROWS <= x->rows; i += TILE_ROWS) tile(x, TILE_ROWS, i, y, stride);
-    for (; i + 2 <= x->rows; i += 2) tile(x, 2, i, y, stride);
-    for (; i < x->rows; i++) tile(x, 1, i, y, stride);
+    for (; i + INT8_ROWS <= x->rows; i += INT8_ROWS) tile(x, INT8_ROWS, vectors, i, j);
+    if (INT8_ROWS > 4)
+        for (; i + 4 <= x->rows; i += 4) tile(x, 4, vectors, i, j);
+    if (INT8_ROWS > 2)
+        for (; i + 2 <= x->rows; i += 2) tile(x, 2, vectors, i, j);
+    for (; i < x->rows; i++) tile(x, 1, vectors, i, j);
+}
+
+void KERNEL(int8_product)(const dlm_int8_product *x) {
+    const size_t width = TILE_VECTORS * COLUMNS;
+    size_t j = 0;
+#if defined(__AVX512VNNI__)
+    for (; j + 2 * DLM_PANEL < x->columns; j += width) column(x, TILE_VECTORS, j);
+    if (j + DLM_PANEL < x->columns) {
+        column(x, 2, j);
+        j += 2 * DLM_PANEL;
+    }
+    if (j < x->columns) column(x, 1, j);
+#else
+    for (; j < x->columns; j += width) column(x, TILE_VECTORS, j);
+#endif
 }
 
 /* ---- sums of other products --------------------------------------------------------------------------- */
 
-void KERNEL(int8_values)(size_t n, int32_t raised, const int32_t *sums, float a_scale, const float *scale,
-                         const float *bias, void *y) {
+void KERNEL(int8_values)(size_t n, const int32_t *sums, float a_scale, const float *scale, const float *bias,
+                         void *y) {
     char *at = y;
     for (size_t i = 0; i < n; i += W, at += W * sizeof(float)) {
         const size_t lanes = n - i < W ? n - i : W;
-        vi sum = {0}, row = {0};
+        vu sum = {0}, row = {0};
         memcpy(&sum, at, lanes * sizeof(int32_t));
         memcpy(&row, sums + i, lanes * sizeof(int32_t));
-        sum -= row * raised;
+        const vi right = (vi)(sum - row * DLM_RAISED);
         const vf scales = lanes < W ? vf_load_part(scale + i, lanes) : vf_load(scale + i);
         const vf add = bias == NULL ? vf_all(0)
                        : lanes < W  ? vf_load_part(bias + i, lanes)
                                     : vf_load(bias + i);
-        const vf value = vf_fma(__builtin_convertvector(sum, vf), scales * a_scale, add);
+        const vf value = vf_fma(__builtin_convertvector(right, vf), scales * a_scale, add);
         memcpy(at, &value, lanes * sizeof(float));
     }
 }

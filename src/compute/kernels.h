@@ -21,7 +21,8 @@ typedef struct dlm_head {
 } dlm_head;
 
 /* Columns of the right factor of a product that lie together: a panel holds, for each pair of neighbouring
- * inputs, the pair of each column after the other's; what is missing at the end of either is 0. */
+ * inputs (of 8-bit integers: each quad), that of each column after the other's; what is missing at the end of
+ * either is 0. */
 #define DLM_PANEL ((size_t)16)
 
 /* A product of bfloat16 whose right factor lies in panels: for each pair of neighbouring inputs the pair of
@@ -38,14 +39,27 @@ typedef struct dlm_pairs {
     size_t stride;
 } dlm_pairs;
 
-/* Rows of 8-bit activations, and a panel. */
-typedef struct dlm_int8_operands {
-    size_t rows, pairs, columns; /* pairs of inputs; columns of the panel, at most DLM_PANEL */
-    const int16_t *a;            /* (rows, 2 pairs) */
-    const float *a_scale;        /* (rows) */
-    const int8_t *panel;         /* (pairs, DLM_PANEL, 2) */
-    const float *scale, *bias;   /* (columns); bias may be NULL */
-} dlm_int8_operands;
+/* How integers of 8 bits are written: as int8_t, as int16_t, or raised by DLM_RAISED as uint8_t. */
+typedef enum dlm_int8_form { DLM_INT8_SIGNED, DLM_INT8_WIDE, DLM_INT8_RAISED } dlm_int8_form;
+enum { DLM_RAISED = 128 };
+static inline size_t dlm__int8_size(dlm_int8_form form) {
+    return form == DLM_INT8_WIDE ? sizeof(int16_t) : sizeof(int8_t);
+}
+
+/* A product of 8-bit activations and weights, by quads of inputs. Quad k of row i of the activations is at
+ * a[i / int8_rows][k][i % int8_rows]; weights are in panels. What `sums` and `scale` hold for the last
+ * panel's missing columns does not matter, but they are there. */
+typedef struct dlm_int8_product {
+    size_t rows, quads, columns;
+    const void *a;        /* (rows / int8_rows, quads, int8_rows, 4) of int8_form */
+    const float *a_scale; /* (rows) */
+    const int8_t *panels; /* (columns / DLM_PANEL, quads, DLM_PANEL, 4) */
+    const int32_t *sums;  /* (columns) each's sum of weights */
+    const float *scale;   /* (columns) */
+    const float *bias;    /* (columns), or NULL */
+    float *y;             /* (rows, columns), rows `stride` apart */
+    size_t stride;
+} dlm_int8_product;
 
 /* Coefficients of an AdamW step, made from dlm_adamw in double and rounded once. */
 typedef struct dlm_adamw_step {
@@ -113,15 +127,17 @@ typedef struct dlm_kernels {
                            dlm_dtype type);
 
     /* x (n) is about scale * q with the largest |q| 127: the scale is returned, not a number where any x is
-     * not finite (q is then 0). */
-    float (*quantise)(size_t n, const float *x, int16_t *q);
-    /* y = (float)(sum of a * panel, exact) * (a_scale * scale) + bias; rows of y are `stride` floats apart.
-     */
-    void (*int8_panel)(const dlm_int8_operands *operands, float *y, size_t stride);
-    /* Sums of activations that were raised by `raised`, int32_t, become values of the same size in their
-     * place, y (n): (sum - raised * sums) * (a_scale * scale) + bias. */
-    void (*int8_values)(size_t n, int32_t raised, const int32_t *sums, float a_scale, const float *scale,
-                        const float *bias, void *y);
+     * not finite (q is then 0). Quads of q are `step` quads apart, the last one filled up with 0. */
+    float (*quantise)(size_t n, const float *x, dlm_int8_form form, size_t step, void *q);
+    /* y = (float)(sum of a * panel, exact) * (a_scale * scale) + bias */
+    void (*int8_product)(const dlm_int8_product *product);
+    /* How it takes the activations. */
+    dlm_int8_form int8_form;
+    size_t int8_rows;
+    /* Sums of activations that were raised, int32_t, become values of the same size in their place, y (n):
+     * (sum - DLM_RAISED * sums) * (a_scale * scale) + bias. */
+    void (*int8_values)(size_t n, const int32_t *sums, float a_scale, const float *scale, const float *bias,
+                        void *y);
 
     double (*sum_of_squares)(size_t n, const float *x);
     void (*adamw)(size_t n, const dlm_adamw_step *step, float *p, const float *g, float *m, float *v,

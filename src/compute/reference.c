@@ -274,7 +274,16 @@ static void pairs_product(const dlm_pairs *x) {
 
 /* ---- products of 8-bit integers ------------------------------------------------------------------------ */
 
-static float quantise(size_t n, const float *x, int16_t *q) {
+static void put_integer(dlm_int8_form form, void *q, size_t i, long value) {
+    if (form == DLM_INT8_SIGNED)
+        ((int8_t *)q)[i] = (int8_t)value;
+    else if (form == DLM_INT8_WIDE)
+        ((int16_t *)q)[i] = (int16_t)value;
+    else
+        ((uint8_t *)q)[i] = (uint8_t)(value + DLM_RAISED);
+}
+
+static float quantise(size_t n, const float *x, dlm_int8_form form, size_t step, void *q) {
     float largest = 0;
     bool finite = true;
     for (size_t i = 0; i < n; i++) {
@@ -283,28 +292,32 @@ static float quantise(size_t n, const float *x, int16_t *q) {
     }
     const float scale = largest / 127.0F, factor = 1.0F / scale;
     const bool any = finite && isfinite(factor);
-    for (size_t i = 0; i < n; i++) q[i] = any ? (int16_t)lrintf(x[i] * factor) : 0;
+    for (size_t i = 0; i < (n + 3) / 4 * 4; i++)
+        put_integer(form, q, i / 4 * step * 4 + i % 4, i < n && any ? lrintf(x[i] * factor) : 0);
     return finite ? scale : NAN;
 }
 
-static void int8_panel(const dlm_int8_operands *x, float *y, size_t stride) {
-    for (size_t r = 0; r < x->rows; r++)
+static void int8_product(const dlm_int8_product *x) {
+    for (size_t r = 0; r < x->rows; r++) {
+        const int16_t *a = (const int16_t *)x->a + r * 4 * x->quads;
         for (size_t c = 0; c < x->columns; c++) {
+            const int8_t *panel = x->panels + c / DLM_PANEL * x->quads * DLM_PANEL * 4;
             int32_t sum = 0;
-            for (size_t k = 0; k < 2 * x->pairs; k++)
-                sum += x->a[r * 2 * x->pairs + k] * x->panel[(k / 2 * DLM_PANEL + c) * 2 + k % 2];
+            for (size_t k = 0; k < 4 * x->quads; k++)
+                sum += a[k] * panel[(k / 4 * DLM_PANEL + c % DLM_PANEL) * 4 + k % 4];
             const float value = (float)sum * (x->a_scale[r] * x->scale[c]);
-            y[r * stride + c] = value + (x->bias == NULL ? 0 : x->bias[c]);
+            x->y[r * x->stride + c] = value + (x->bias == NULL ? 0 : x->bias[c]);
         }
+    }
 }
 
-static void int8_values(size_t n, int32_t raised, const int32_t *sums, float a_scale, const float *scale,
-                        const float *bias, void *y) {
+static void int8_values(size_t n, const int32_t *sums, float a_scale, const float *scale, const float *bias,
+                        void *y) {
     for (size_t i = 0; i < n; i++) {
-        int32_t sum;
+        uint32_t sum;
         memcpy(&sum, (char *)y + i * sizeof sum, sizeof sum);
-        const float value =
-            (float)(sum - raised * sums[i]) * (a_scale * scale[i]) + (bias == NULL ? 0 : bias[i]);
+        const int32_t right = (int32_t)(sum - DLM_RAISED * (uint32_t)sums[i]);
+        const float value = (float)right * (a_scale * scale[i]) + (bias == NULL ? 0 : bias[i]);
         memcpy((char *)y + i * sizeof value, &value, sizeof value);
     }
 }
@@ -424,7 +437,9 @@ const dlm_kernels dlm__kernels_reference = {
     .softmax = softmax,
     .cross_entropy = cross_entropy,
     .quantise = quantise,
-    .int8_panel = int8_panel,
+    .int8_product = int8_product,
+    .int8_form = DLM_INT8_WIDE,
+    .int8_rows = 1,
     .int8_values = int8_values,
     .sum_of_squares = sum_of_squares,
     .adamw = adamw,

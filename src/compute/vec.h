@@ -220,6 +220,24 @@ INLINE void vf_put_part(void *x, dlm_dtype type, size_t i, vf v, size_t n) {
 /* ---- integers ------------------------------------------------------------------------------------------ */
 
 typedef int16_t vs __attribute__((vector_size(W * sizeof(float)))); /* 2W of 16 bits */
+typedef int8_t vb __attribute__((vector_size(W)));                  /* W of 8 bits */
+
+INLINE vi vi_load(const int32_t *x) {
+    vi v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+INLINE vi vi_max(vi a, vi b) {
+#if defined(__AVX512F__)
+    return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    const vi larger = a > b;
+    return (a & larger) | (b & ~larger);
+#endif
+}
 
 /* 2W integers of 8 bits. */
 INLINE vs vs_widen(const int8_t *x) {
@@ -234,11 +252,12 @@ INLINE vs vs_widen(const int8_t *x) {
 #endif
 }
 
-/* The pair of x in all places. */
-INLINE vs vs_all(const int16_t *x) {
-    int32_t pair;
-    memcpy(&pair, x, sizeof pair);
-    return (vs)(pair - (vi){0});
+/* The four of x, again and again. */
+INLINE vs vs_quad(const int16_t *x) {
+    typedef int64_t quads __attribute__((vector_size(W * sizeof(float))));
+    int64_t quad;
+    memcpy(&quad, x, sizeof quad);
+    return (vs)(quad - (quads){0});
 }
 
 /* a[2i] b[2i] + a[2i + 1] b[2i + 1] */
@@ -252,6 +271,27 @@ INLINE vi vi_pairs(vs a, vs b) {
 #else
     vi sum;
     for (size_t i = 0; i < W; i++) sum[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+    return sum;
+#endif
+}
+
+/* The sums of neighbouring lanes, a's before b's. */
+INLINE vi vi_fold(vi a, vi b) {
+#if defined(__AVX512F__)
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return (vi)_mm512_permutex2var_epi32((__m512i)a, even, (__m512i)b) +
+           (vi)_mm512_permutex2var_epi32((__m512i)a, odd, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vi)_mm256_permute4x64_epi64(_mm256_hadd_epi32((__m256i)a, (__m256i)b), 0xd8);
+#elif defined(__SSE2__)
+    return (vi)_mm_shuffle_ps((__m128)a, (__m128)b, 0x88) + (vi)_mm_shuffle_ps((__m128)a, (__m128)b, 0xdd);
+#else
+    vi sum;
+    for (size_t i = 0; i < W / 2; i++) {
+        sum[i] = a[2 * i] + a[2 * i + 1];
+        sum[W / 2 + i] = b[2 * i] + b[2 * i + 1];
+    }
     return sum;
 #endif
 }

@@ -24,33 +24,133 @@ static float *whole_numbers(size_t rows, size_t K, uint32_t stream) {
     return x;
 }
 
+/* Values whose product by this library's own kernels has to be exact, of columns first .. N - 1, with and
+ * without bias. The context is one whose products oneDNN may make otherwise. */
+static void exact_product(dlm_compute *compute, size_t M, size_t N, size_t K, size_t first, const float *x,
+                          const float *w) {
+    const size_t n = N - first;
+    const bool onednn = compute->onednn_int8;
+    float *bias = random_floats(N, 100, 5);
+    buffer y = buffer_make(M * n, sizeof(float)), with = buffer_make(M * n, sizeof(float));
+    compute->onednn_int8 = false;
+    dlm_int8 *weights = make(compute, N, K, w);
+    REQUIRE(weights != NULL && weights->rows == NULL);
+    check_context("%zu x %zu x %zu from column %zu", M, N, K, first);
+    dlm__int8_matmul(compute, M, x, weights, first, n, NULL, y.x);
+    dlm__int8_matmul(compute, M, x, weights, first, n, bias + first, with.x);
+    compute->onednn_int8 = onednn;
+    for (size_t m = 0; m < M; m++)
+        for (size_t j = 0; j < n; j++) {
+            int64_t sum = 0;
+            for (size_t i = 0; i < K; i++) sum += (int64_t)x[m * K + i] * (int64_t)w[(first + j) * K + i];
+            const float want = (float)sum, more = want + bias[first + j];
+            CHECK_MEM_EQ((float *)y.x + m * n + j, &want, sizeof want);
+            CHECK_MEM_EQ((float *)with.x + m * n + j, &more, sizeof more);
+        }
+    dlm__int8_free(weights);
+    buffer_free(y), buffer_free(with);
+    free(bias);
+}
+
 static void exact(dlm_compute *plain, dlm_compute *compute) {
     (void)plain;
     for (size_t k = 0; k < SHAPES; k++) {
         const size_t M = shapes[k][0], N = shapes[k][1], K = shapes[k][2];
         float *x = whole_numbers(M, K, 1), *w = whole_numbers(N, K, 2), *back = copy_floats(w, N * K);
-        buffer y = buffer_make(M * N, sizeof(float));
         dlm_int8 *weights = make(compute, N, K, w);
         REQUIRE(weights != NULL);
-        check_context("%zu x %zu x %zu", M, N, K);
         dlm__int8_values(weights, back);
         CHECK_MEM_EQ(back, w, N * K * sizeof *w);
-        dlm__int8_matmul(compute, M, x, weights, 0, N, NULL, y.x);
-        for (size_t m = 0; m < M; m++)
-            for (size_t n = 0; n < N; n++) {
-                int64_t sum = 0;
-                for (size_t i = 0; i < K; i++) sum += (int64_t)x[m * K + i] * (int64_t)w[n * K + i];
-                const float want = (float)sum;
-                CHECK_MEM_EQ((float *)y.x + m * N + n, &want, sizeof want);
-            }
         dlm__int8_free(weights);
-        buffer_free(y);
+        exact_product(compute, M, N, K, 0, x, w);
         free(x), free(w), free(back);
     }
 }
 
 TEST(integer_sums_are_exact) {
     for_each_isa(exact);
+}
+
+/* Every count of rows up to some tiles of them, with every rest of columns and of inputs. */
+static void every_tile(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    for (size_t M = 1; M <= 40; M++)
+        for (size_t k = 0; k < 6; k++) {
+            const size_t N = 1 + (17 * M + 29 * k) % 120, K = 1 + (5 * M + 7 * k) % 24;
+            const size_t unit = dlm__int8_unit(), first = k % 2 == 0 ? 0 : N / 2 / unit * unit;
+            float *x = whole_numbers(M, K, 1), *w = whole_numbers(N, K, 2);
+            exact_product(compute, M, N, K, first, x, w);
+            free(x), free(w);
+        }
+}
+
+TEST(every_tile_is_exact) {
+    for_each_isa(every_tile);
+}
+
+/* Neighbouring products that all have the largest size: any sum of two or four of them saturates in 16 bits,
+ * and of four raised ones also when it is added. */
+static void traps(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    enum { M = 4, N = 33, K = 259 };
+    float *x = malloc(sizeof(float) * M * K), *w = malloc(sizeof(float) * N * K);
+    REQUIRE(x != NULL);
+    REQUIRE(w != NULL);
+    for (size_t i = 0; i < (size_t)M * K; i++) x[i] = i / K % 2 == 0 || i % 4 < 2 ? 127 : -127;
+    for (size_t i = 0; i < (size_t)N * K; i++)
+        w[i] = i / K % 3 == 0 || (i / K % 3 == 1 && i % 4 < 2) ? 127 : -127;
+    exact_product(compute, M, N, K, 0, x, w);
+    free(x), free(w);
+}
+
+TEST(nothing_saturates) {
+    for_each_isa(traps);
+}
+
+/* Of all these teams, each result is the plain loops', and no column or row is left to nobody. */
+TEST(teams_of_any_size) {
+    static const size_t more[][3] = {{320, 256, 512}, {97, 400, 768}, {8, 4096, 256}, {600, 48, 1024}};
+    dlm_compute *compute = NULL;
+    dlm_error err;
+    for (size_t threads = 1; threads <= 7; threads++) {
+        dlm_set_threads(threads);
+        REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
+        for (size_t k = 0; k < sizeof more / sizeof *more; k++) {
+            const size_t M = more[k][0], N = more[k][1], K = more[k][2];
+            float *x = whole_numbers(M, K, 1), *w = whole_numbers(N, K, 2);
+            check_context("%zu threads", threads);
+            exact_product(compute, M, N, K, 0, x, w);
+            free(x), free(w);
+        }
+        dlm__compute_free(compute);
+    }
+    dlm_set_threads(0);
+}
+
+/* Integers of every form, side by side and apart, are the plain loops'. */
+static void forms(dlm_compute *plain, dlm_compute *compute) {
+    enum { MOST = 100 };
+    for (size_t n = 1; n <= MOST; n++)
+        for (int form = DLM_INT8_SIGNED; form <= DLM_INT8_RAISED; form++)
+            for (size_t step = 1; step <= 16; step += step < 3 ? 1 : step < 9 ? 3 : 4) {
+                const dlm_int8_form as = (dlm_int8_form)form;
+                const size_t bytes = ((n - 1) / 4 * step + 1) * 4 * dlm__int8_size(as);
+                float *x = random_floats(n, 3, (uint32_t)n);
+                if (n % 10 == 0) x[n / 2] = n % 20 == 0 ? NAN : -INFINITY;
+                if (n % 10 == 1) memset(x, 0, n * sizeof *x);
+                buffer q = buffer_make(bytes, 1), want = buffer_make(bytes, 1);
+                check_context("%zu in form %d, %zu apart", n, form, step);
+                const float scale = compute->kernels->quantise(n, x, as, step, q.x);
+                const float same = plain->kernels->quantise(n, x, as, step, want.x);
+                CHECK(isnan(same) ? isnan(scale) : scale == same);
+                CHECK_MEM_EQ(q.x, want.x, bytes);
+                buffer_free(q), buffer_free(want);
+                free(x);
+            }
+}
+
+TEST(forms_of_integers) {
+    for_each_isa(forms);
 }
 
 /* The largest there can be: 2^17 products of 127 x 127 and their negative. */
@@ -154,8 +254,8 @@ TEST(rows_that_are_odd) {
     for_each_isa(odd_rows);
 }
 
-/* The same by oneDNN, which the machine may only use where its products of bytes do not saturate: of weights
- * so small that they do not anywhere. */
+/* The same by oneDNN, whose products of bytes may saturate on the machine at hand: of weights so small that
+ * they do not anywhere. */
 static void by_onednn(dlm_compute *plain, dlm_compute *compute) {
     if (compute->onednn == NULL) return;
     compute->onednn_int8 = true;
