@@ -229,45 +229,65 @@ dlm_status dlm_model_inspect(const char *path, const dlm_model_options *options,
     return load(path, options, false, model, err);
 }
 
-/* Fills a model from memory; what it got so far is the caller's to free. */
-static dlm_status fill_model(dlm_model *model, const dlm_config *config, const float *params,
-                             const char *tokenizer_dir, const uint64_t *lengths, dlm_precision precision,
-                             dlm_error *err) {
+/* A model without weights and tokenizer. */
+static dlm_status begin_model(const dlm_config *config, const uint64_t *lengths, dlm_model **model,
+                              dlm_error *err) {
     size_t n = config->max_seq_len + 1;
-    DLM_TRY(dlm__layout_create(config, &model->layout, err));
-    model->network.layout = model->layout;
-    model->source = dlm__copy_bytes("memory", strlen("memory"));
-    if (model->source == NULL) return dlm__fail_memory(err, "model", strlen("memory"));
-    if (lengths != NULL) {
-        model->lengths = dlm__calloc(n, sizeof *lengths);
-        if (model->lengths == NULL) return dlm__fail_memory(err, "lengths", n * sizeof *lengths);
-        memcpy(model->lengths, lengths, n * sizeof *lengths);
-    }
+    dlm_model *made = *model = dlm__calloc(1, sizeof *made);
+    if (made == NULL) return dlm__fail_memory(err, "model", sizeof *made);
+    DLM_TRY(dlm__layout_create(config, &made->layout, err));
+    made->network.layout = made->layout;
+    made->source = dlm__copy_bytes("memory", strlen("memory"));
+    if (made->source == NULL) return dlm__fail_memory(err, "model", strlen("memory"));
+    if (lengths == NULL) return DLM_OK;
+    made->lengths = dlm__calloc(n, sizeof *lengths);
+    if (made->lengths == NULL) return dlm__fail_memory(err, "lengths", n * sizeof *lengths);
+    memcpy(made->lengths, lengths, n * sizeof *lengths);
+    return DLM_OK;
+}
+
+static dlm_status fill_network(dlm_model *model, const float *params, dlm_precision precision,
+                               dlm_error *err) {
+    const size_t bytes = model->layout->total * sizeof *params;
     DLM_TRY(choose_type(model, precision, err));
     DLM_TRY(allocate_network(model, err));
-    const size_t bytes = model->layout->total * sizeof *params;
     if (params != NULL)
         memcpy(model->network.params, params, bytes);
     else
         memset(model->network.params, 0, bytes);
-    DLM_TRY(convert_network(model, err));
-    if (tokenizer_dir != NULL) DLM_TRY(dlm__tokenizer_read(tokenizer_dir, &model->tokenizer, err));
-    return set_special_ids(model, err);
+    return convert_network(model, err);
+}
+
+/* The rest, where all went well until now. */
+static dlm_status end_model(dlm_status status, const char *tokenizer_dir, dlm_model **model, dlm_error *err) {
+    dlm_model *made = *model;
+    if (status == DLM_OK && tokenizer_dir != NULL)
+        status = dlm__tokenizer_read(tokenizer_dir, &made->tokenizer, err);
+    if (status == DLM_OK) status = set_special_ids(made, err);
+    if (status == DLM_OK) return DLM_OK;
+    dlm_model_free(made);
+    *model = NULL;
+    return status;
 }
 
 dlm_status dlm__model_create(const dlm_config *config, const float *params, const char *tokenizer_dir,
                              const uint64_t *lengths, dlm_precision precision, dlm_model **model,
                              dlm_error *err) {
-    *model = NULL;
-    dlm_model *made = dlm__calloc(1, sizeof *made);
-    if (made == NULL) return dlm__fail_memory(err, "model", sizeof *made);
-    dlm_status status = fill_model(made, config, params, tokenizer_dir, lengths, precision, err);
-    if (status != DLM_OK) {
-        dlm_model_free(made);
-        return status;
+    dlm_status status = begin_model(config, lengths, model, err);
+    if (status == DLM_OK) status = fill_network(*model, params, precision, err);
+    return end_model(status, tokenizer_dir, model, err);
+}
+
+dlm_status dlm__model_around(const dlm_config *config, const dlm_network *network, const char *tokenizer_dir,
+                             const uint64_t *lengths, dlm_model **model, dlm_error *err) {
+    const dlm_status status = begin_model(config, lengths, model, err);
+    if (status == DLM_OK) {
+        const dlm_layout *own = (*model)->layout;
+        (*model)->network = *network;
+        (*model)->network.layout = own;
+        (*model)->borrowed = true;
     }
-    *model = made;
-    return DLM_OK;
+    return end_model(status, tokenizer_dir, model, err);
 }
 
 dlm_status dlm_model_random(const dlm_config *config, dlm_precision precision, uint64_t seed,
@@ -290,10 +310,12 @@ void dlm__model_set_params(dlm_model *model, dlm_compute *compute, const float *
 
 void dlm_model_free(dlm_model *model) {
     if (model == NULL) return;
-    dlm__network_free_int8(&model->network);
+    if (!model->borrowed) {
+        dlm__network_free_int8(&model->network);
+        free(model->network.params);
+        free(model->network.params_bf16);
+    }
     dlm__layout_free(model->layout);
-    free(model->network.params);
-    free(model->network.params_bf16);
     dlm_tokenizer_free(model->tokenizer);
     free(model->lengths);
     free(model->stored);

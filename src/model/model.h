@@ -14,6 +14,7 @@ struct dlm_model {
     const char **stored;      /* (layout->n) how the file has each parameter, or NULL: from memory */
     char *source;             /* file of the weights */
     bool int8;                /* its token matrices are, or would be, in 8 bits */
+    bool borrowed;            /* its network's blocks are another's */
     int32_t mask_id, pad_id, unk_id,
         end_id; /* the tokenizer's; without one 2, 0, 1 and, where config.end_token, 3; -1: none */
 };
@@ -51,12 +52,15 @@ dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *
 dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params, dlm_error *err);
 
 /* A model from memory: a copy of params (total floats; NULL: all 0) with a config, the tokenizer of
- * tokenizer_dir (may be NULL: none) and a copy of lengths (may be NULL). Used by the trainer for evaluation
- * and samples, and by tests. */
+ * tokenizer_dir (may be NULL: none) and a copy of lengths (may be NULL). */
 dlm_status dlm__model_create(const dlm_config *config, const float *params, const char *tokenizer_dir,
                              const uint64_t *lengths, dlm_precision precision, dlm_model **model,
                              dlm_error *err);
-/* Replaces the weights of such a model. */
+/* The same around the caller's blocks, those of `network` in its type, which are not looked at here, and
+ * whose bfloat16 copy is the caller's to refresh: for evaluation and samples of what is trained. */
+dlm_status dlm__model_around(const dlm_config *config, const dlm_network *network, const char *tokenizer_dir,
+                             const uint64_t *lengths, dlm_model **model, dlm_error *err);
+/* Replaces the weights of a model that has its own. */
 void dlm__model_set_params(dlm_model *model, dlm_compute *compute, const float *params);
 
 #endif

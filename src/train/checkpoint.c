@@ -170,7 +170,7 @@ dlm_status dlm__checkpoint_load(const dlm_checkpoint *checkpoint, dlm_learner *l
 
 static dlm_status save_average(const dlm_trainer *trainer, const char *path, dlm_error *err) {
     const bool alone = dlm_ranks_size(trainer->ranks) == 1;
-    const float *average = alone ? trainer->learner->average : trainer->model->network.params;
+    const float *average = alone ? trainer->learner->average : trainer->learner->gradients;
     return dlm__weights_save(trainer->layout, path, average, err);
 }
 
@@ -380,8 +380,9 @@ dlm_status dlm__checkpoint_save(dlm_trainer *trainer, dlm_error *err) {
     step_name(trainer->progress.step, name);
     dlm_status status = prepare(trainer, name, &dir, &path, err);
     status = dlm__ranks_agree(trainer->ranks, status, err);
+    /* Of several ranks the average goes where the gradients were. */
     if (status == DLM_OK && dlm_ranks_size(trainer->ranks) > 1)
-        status = dlm__learner_average(trainer->learner, trainer->model->network.params, err);
+        status = dlm__learner_average(trainer->learner, trainer->learner->gradients, err);
     if (status == DLM_OK)
         status = save_as(trainer, name, dir, path, err);
     else

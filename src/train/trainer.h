@@ -79,7 +79,9 @@ struct dlm_trainer {
     dlm_global_batch *batch;
     float *ce; /* (rows of the largest pass) */
 
-    dlm_model *model; /* for evaluation and samples: the weights last put into it */
+    /* For evaluation and samples: the average, while these are made, in the memory of the gradients, which
+     * are of no use between steps; the bfloat16 copy is of the average then. */
+    dlm_model *model;
     dlm_run_log *log;
     char *sample; /* the last one */
 

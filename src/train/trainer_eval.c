@@ -20,11 +20,15 @@ static dlm_status score(dlm_trainer *t, const dlm_network *network, size_t draws
                           n / ranks + (rank < n % ranks), &options, cross_entropy, sums, err);
 }
 
-/* The model becomes the average of all ranks. */
+/* The model becomes the average of all ranks, until put_back is called. */
 static dlm_status take_average(dlm_trainer *t, dlm_error *err) {
     DLM_TRY(dlm__learner_average(t->learner, t->model->network.params, err));
     dlm__network_refresh(t->compute, &t->model->network);
     return DLM_OK;
+}
+
+static void put_back(dlm_trainer *t) {
+    dlm__network_refresh(t->compute, &t->network);
 }
 
 /* The NELBO of the averaged weights by one mask a window, the original's cross-entropy of the raw ones. */
@@ -35,6 +39,7 @@ dlm_status dlm__trainer_evaluate(dlm_trainer *trainer, double *ce, double *nelbo
     DLM_TRY(dlm__ranks_agree(ranks, status, err));
     DLM_TRY(take_average(trainer, err));
     status = score(trainer, &trainer->model->network, 1, false, &average, err);
+    put_back(trainer);
     DLM_TRY(dlm__ranks_agree(ranks, status, err));
     double sums[4] = {raw.ce, raw.ce_positions, average.nats, average.positions};
     DLM_TRY(dlm__ranks_sum(ranks, sums, 4, err));
@@ -57,14 +62,19 @@ static dlm_status draw_text(dlm_trainer *t, size_t length, int32_t *ids, size_t 
     return DLM_OK;
 }
 
+static dlm_status sample(dlm_trainer *t, size_t *bytes, dlm_error *err) {
+    size_t length = dlm_sample_length(t->model, t->options.seed, (size_t)t->progress.step);
+    int32_t *ids = dlm__calloc(length, sizeof *ids);
+    if (ids == NULL) return dlm__fail_memory(err, "a sample", length * sizeof *ids);
+    const dlm_status status = draw_text(t, length, ids, bytes, err);
+    free(ids);
+    return status;
+}
+
 dlm_status dlm__trainer_sample(dlm_trainer *trainer, size_t *bytes, dlm_error *err) {
     *bytes = 0;
     DLM_TRY(take_average(trainer, err));
-    if (dlm_ranks_rank(trainer->ranks) > 0) return DLM_OK;
-    size_t length = dlm_sample_length(trainer->model, trainer->options.seed, (size_t)trainer->progress.step);
-    int32_t *ids = dlm__calloc(length, sizeof *ids);
-    if (ids == NULL) return dlm__fail_memory(err, "a sample", length * sizeof *ids);
-    dlm_status status = draw_text(trainer, length, ids, bytes, err);
-    free(ids);
+    const dlm_status status = dlm_ranks_rank(trainer->ranks) == 0 ? sample(trainer, bytes, err) : DLM_OK;
+    put_back(trainer);
     return status;
 }

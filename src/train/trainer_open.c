@@ -100,8 +100,9 @@ static dlm_status open_network(dlm_trainer *t, dlm_error *err) {
     DLM_TRY(dlm__network_allocate_bf16(&t->network, true, err));
     dlm_workspace_size largest = dlm__global_batch_largest(&options);
     DLM_TRY(dlm__workspace_create(t->layout, type, t->compute, largest, &t->workspace, err));
-    DLM_TRY(dlm__model_create(&config, t->learner->params, t->source.path, t->lengths, t->options.precision,
-                              &t->model, err));
+    dlm_network average = t->network;
+    average.params = t->learner->gradients;
+    DLM_TRY(dlm__model_around(&config, &average, t->source.path, t->lengths, &t->model, err));
     t->ce = dlm__calloc(largest.rows, sizeof *t->ce);
     if (t->ce == NULL) return dlm__fail_memory(err, "a batch", largest.rows * sizeof *t->ce);
     return dlm__global_batch_create(&options, t->data, &t->windows, &t->batch, err);

@@ -1,9 +1,10 @@
-/* The memory of what reads text of any size does not grow with it.
+/* The memory of what reads text of any size does not grow with it, and training holds no more of a model than
+ * it says.
  *
  * Each measurement is a child process, whose peak the system tells. The text is the corpus, 20 MB of it, read
  * twice or five times. All threads share one arena of the allocator: else what it sets aside for each would
  * be measured, which depends on what thread happened to read. */
-#include "check.h"
+#include "training.h"
 
 #include "base/base.h"
 
@@ -60,16 +61,16 @@ static dlm_status read_repeatedly(reader *read, size_t times, dlm_error *err) {
     return status;
 }
 
-/* Kilobytes at the most, of a child that reads the corpus so many times. This process has started no threads
- * of its own, which a child could not use. */
-static long peak(reader *read, size_t times) {
+/* Kilobytes at the most, of a child that does this. This process has started no threads of its own, which a
+ * child could not use. */
+static long peak_of(dlm_status (*body)(const void *what, dlm_error *err), const void *what) {
     (void)fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
         dlm_error err;
         (void)mallopt(M_ARENA_MAX, 1);
         dlm_set_threads(2);
-        dlm_status status = read_repeatedly(read, times, &err);
+        dlm_status status = body(what, &err);
         if (status != DLM_OK) (void)fprintf(stderr, "%s\n", err.message);
         _exit(status == DLM_OK ? 0 : 1);
     }
@@ -78,6 +79,21 @@ static long peak(reader *read, size_t times) {
     CHECK(child > 0 && wait4(child, &status, 0, &used) == child);
     CHECK_INT_EQ(status, 0);
     return used.ru_maxrss;
+}
+
+typedef struct reading {
+    reader *read;
+    size_t times;
+} reading;
+
+static dlm_status do_reading(const void *what, dlm_error *err) {
+    const reading *r = what;
+    return read_repeatedly(r->read, r->times, err);
+}
+
+static long peak(reader *read, size_t times) {
+    const reading r = {read, times};
+    return peak_of(do_reading, &r);
 }
 
 static void check_bounded(reader *read) {
@@ -98,4 +114,62 @@ TEST(training_a_tokenizer) {
 TEST(preparing) {
     data = path_in(temporary_dir(), "data");
     check_bounded(prepare);
+}
+
+/* ---- training ------------------------------------------------------------------------------------------ */
+
+/* A width at which the weights, 14 million, outweigh all else. */
+static dlm_train_options wide_run(dlm_precision precision, size_t every) {
+    dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data, path_in(temporary_dir(), "run"));
+    o.hidden_size = 768;
+    o.steps = 3;
+    o.precision = precision;
+    o.eval_every = o.sample_every = o.save_every = every;
+    return o;
+}
+
+static dlm_status do_training(const void *what, dlm_error *err) {
+    const dlm_train_options *o = what;
+    dlm_train_report report;
+    dlm_trainer *trainer;
+    DLM_TRY(dlm_trainer_create(o, &trainer, err));
+    const dlm_status status = train_until(trainer, SIZE_MAX, &report, err);
+    dlm_trainer_free(trainer);
+    return status;
+}
+
+/* Kilobytes of one number for each weight. */
+static long copy_of(const dlm_train_options *o) {
+    dlm_error err;
+    dlm_data *opened = NULL;
+    dlm_layout *layout = NULL;
+    if (!CHECK_OK(dlm_data_open(o->data, &opened, &err), &err)) return 0;
+    const dlm_config config =
+        dlm__train_config(o, dlm_tokenizer_describe(dlm_data_tokenizer(opened)).vocab_size);
+    dlm_data_close(opened);
+    if (!CHECK_OK(dlm__layout_create(&config, &layout, &err), &err)) return 0;
+    const long floats = (long)layout->total;
+    dlm__layout_free(layout);
+    return floats * (long)sizeof(float) / 1024;
+}
+
+/* Weights, gradients, two moments and the average, in bfloat16 half a copy more; an evaluation, a sample and
+ * a checkpoint take none. The rest is what the program, the data and the activations are. */
+TEST(training) {
+#ifdef SANITIZED
+    (void)do_training, (void)copy_of, (void)wide_run;
+    SKIP("the address sanitizer keeps what was freed");
+#else
+    enum { REST = 30 * 1024, REPORTS = 30 * 1024 };
+    data = make_data(1, 60, 30, 16);
+    for (int half = 0; half < 2; half++) {
+        const dlm_train_options quiet = wide_run(half == 0 ? DLM_PRECISION_F32 : DLM_PRECISION_BF16, 0);
+        const long least = peak_of(do_training, &quiet);
+        const dlm_train_options reports = wide_run(quiet.precision, 1);
+        const long most = peak_of(do_training, &reports), copy = copy_of(&reports);
+        check_context("%ld KB, %ld with reports, for copies of %ld", least, most, copy);
+        CHECK(least > 5 * copy && least < 5 * copy + half * copy / 2 + REST);
+        CHECK(most < least + REPORTS);
+    }
+#endif
 }

@@ -323,6 +323,28 @@ TEST(log_and_samples) {
     dlm_trainer_free(trainer);
 }
 
+/* Evaluations, samples and checkpoints leave what is trained as it is, though they are made in its memory. */
+TEST(reports_change_nothing) {
+    for (int precision = 0; precision < 2; precision++) {
+        dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data_folder(), NULL);
+        dlm_train_report report;
+        char *weights[2];
+        size_t bytes[2];
+        REQUIRE(o.data != NULL);
+        o.precision = precision == 0 ? DLM_PRECISION_F32 : DLM_PRECISION_BF16;
+        for (size_t every = 0; every < 2; every++) {
+            o.run = new_run();
+            o.eval_every = o.sample_every = o.save_every = every * 2;
+            REQUIRE(train(&o, SIZE_MAX, &report));
+            weights[every] =
+                read_text(path_in(o.run, "checkpoints/step-00000012/raw.safetensors"), &bytes[every]);
+            REQUIRE(weights[every] != NULL);
+        }
+        CHECK_INT_EQ(bytes[0], bytes[1]);
+        CHECK_MEM_EQ(weights[0], weights[1], bytes[0]);
+    }
+}
+
 /* Whether RUN/checkpoints holds exactly these. */
 static void check_folders(const char *run, const size_t *steps, size_t n) {
     DIR *list = opendir(path_in(run, "checkpoints"));
