@@ -136,6 +136,8 @@ typedef struct dlm_map {
     size_t size;
 } dlm_map;
 dlm_status dlm__map(const char *path, dlm_map *map, dlm_error *err);
+/* The same, with the file left open in *file, to close(). */
+dlm_status dlm__map_open(const char *path, dlm_map *map, int *file, dlm_error *err);
 void dlm__unmap(dlm_map *map);
 
 /* A whole (small) file; *bytes gets size bytes and a 0 behind them; free() it. Refused above `limit` bytes.

@@ -35,14 +35,21 @@ static dlm_status map_descriptor(const char *path, int file, dlm_map *map, dlm_e
     return DLM_OK;
 }
 
-dlm_status dlm__map(const char *path, dlm_map *map, dlm_error *err) {
+dlm_status dlm__map_open(const char *path, dlm_map *map, int *file, dlm_error *err) {
     *map = (dlm_map){0};
     /* O_NONBLOCK: opening a pipe must give the message that it is none, not wait for a writer. */
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file < 0) return dlm__fail_errno(err, errno, "%s", path);
-    dlm_status status = map_descriptor(path, file, map, err);
-    (void)close(file);
+    *file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*file < 0) return dlm__fail_errno(err, errno, "%s", path);
+    dlm_status status = map_descriptor(path, *file, map, err);
+    if (status != DLM_OK) (void)close(*file);
     return status;
+}
+
+dlm_status dlm__map(const char *path, dlm_map *map, dlm_error *err) {
+    int file;
+    DLM_TRY(dlm__map_open(path, map, &file, err));
+    (void)close(file);
+    return DLM_OK;
 }
 
 void dlm__unmap(dlm_map *map) {

@@ -8,7 +8,7 @@
 
 /* Pages of this size, where the system has them, and where so much is asked for that they pay. */
 #define LARGE_PAGE ((size_t)2 << 20)
-#define LARGE      ((size_t)32 << 20)
+#define LARGE      ((size_t)4 << 20)
 
 bool dlm__size_mul(size_t a, size_t b, size_t *out) {
     *out = a * b;

@@ -2,10 +2,12 @@
  * in the map and is converted on request. Writing is in safetensors_save.c. */
 #include "format/safetensors.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "safetensors data is little-endian and used in place");
@@ -20,7 +22,8 @@ typedef struct index_entry {
 
 struct dlm_safetensors {
     char *path;
-    dlm_map map; /* bytes NULL when parsed from the caller's memory */
+    dlm_map map;    /* bytes NULL when parsed from the caller's memory */
+    int descriptor; /* of what is mapped; -1 then */
     json_t *header;
     dlm_st_tensor *tensors; /* (n), by offset */
     index_entry *by_name;   /* (n) */
@@ -222,9 +225,10 @@ static dlm_status read_header(dlm_safetensors *file, const unsigned char *bytes,
 
 /* ---- files -------------------------------------------------------------------------------------------- */
 
-/* Over n bytes that are map's, which on success belongs to file, or the caller's, when map holds nothing. */
-static dlm_status create(const char *name, const void *bytes, size_t n, dlm_map map, dlm_safetensors **file,
-                         dlm_error *err) {
+/* Over n bytes that are map's, which on success belongs to file with its descriptor, or the caller's, when
+ * map holds nothing. */
+static dlm_status create(const char *name, const void *bytes, size_t n, dlm_map map, int descriptor,
+                         dlm_safetensors **file, dlm_error *err) {
     dlm_safetensors *made = dlm__calloc(1, sizeof *made);
     char *path = dlm__copy_bytes(name, strlen(name));
     *file = NULL;
@@ -240,27 +244,35 @@ static dlm_status create(const char *name, const void *bytes, size_t n, dlm_map 
         return status;
     }
     made->map = map;
+    made->descriptor = descriptor;
     *file = made;
     return DLM_OK;
 }
 
 dlm_status dlm__safetensors_parse(const char *name, const void *bytes, size_t n, dlm_safetensors **file,
                                   dlm_error *err) {
-    return create(name, bytes, n, (dlm_map){0}, file, err);
+    return create(name, bytes, n, (dlm_map){0}, -1, file, err);
 }
 
 dlm_status dlm__safetensors_open(const char *path, dlm_safetensors **file, dlm_error *err) {
     dlm_map map;
+    int descriptor;
     *file = NULL;
-    DLM_TRY(dlm__map(path, &map, err));
-    dlm_status status = create(path, map.bytes, map.size, map, file, err);
-    if (status != DLM_OK) dlm__unmap(&map);
+    DLM_TRY(dlm__map_open(path, &map, &descriptor, err));
+    dlm_status status = create(path, map.bytes, map.size, map, descriptor, file, err);
+    if (status != DLM_OK) {
+        dlm__unmap(&map);
+        (void)close(descriptor);
+    }
     return status;
 }
 
 void dlm__safetensors_close(dlm_safetensors *file) {
     if (file == NULL) return;
-    if (file->map.bytes != NULL) dlm__unmap(&file->map);
+    if (file->map.bytes != NULL) {
+        dlm__unmap(&file->map);
+        (void)close(file->descriptor);
+    }
     json_decref(file->header);
     free(file->tensors);
     free(file->by_name);
@@ -301,23 +313,45 @@ const char *dlm__safetensors_metadata(const dlm_safetensors *file, const char *k
 
 /* ---- values ------------------------------------------------------------------------------------------- */
 
-dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_tensor *tensor, float *values,
-                                   dlm_error *err) {
-    const void *data = tensor->data;
+/* n bytes of the file that stand at `data` in its map, to `to`: the kernel copies them as they are to where
+ * they belong, without pages of the map being touched. */
+static dlm_status read_bytes(const dlm_safetensors *file, const unsigned char *data, size_t n, void *to,
+                             dlm_error *err) {
+    const size_t at = (size_t)(data - file->map.bytes);
+    for (size_t done = 0; done < n;) {
+        const ssize_t got = pread(file->descriptor, (char *)to + done, n - done, (off_t)(at + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return dlm__fail_errno(err, errno, "%s", file->path);
+        if (got == 0) return dlm__fail(err, DLM_IO, "%s has become shorter", file->path);
+        done += (size_t)got;
+    }
+    return DLM_OK;
+}
+
+dlm_status dlm__safetensors_part(const dlm_safetensors *file, const dlm_st_tensor *tensor, size_t first,
+                                 size_t n, float *values, dlm_error *err) {
+    const unsigned char *data = tensor->data;
     switch (tensor->type) {
     case DLM_ST_F32:
-        if (tensor->bytes > 0) memcpy(values, data, tensor->bytes);
+        data += first * sizeof *values;
+        if (file->map.bytes != NULL) return read_bytes(file, data, n * sizeof *values, values, err);
+        if (n > 0) memcpy(values, data, n * sizeof *values);
         return DLM_OK;
-    case DLM_ST_BF16: dlm__floats_of_bf16(data, tensor->count, values); return DLM_OK;
-    case DLM_ST_F16: dlm__floats_of_f16(data, tensor->count, values); return DLM_OK;
-    case DLM_ST_F64: dlm__floats_of_f64(data, tensor->count, values); return DLM_OK;
+    case DLM_ST_BF16: dlm__floats_of_bf16(data + 2 * first, n, values); return DLM_OK;
+    case DLM_ST_F16: dlm__floats_of_f16(data + 2 * first, n, values); return DLM_OK;
+    case DLM_ST_F64: dlm__floats_of_f64(data + 8 * first, n, values); return DLM_OK;
     case DLM_ST_I8:
-        for (size_t i = 0; i < tensor->count; i++) values[i] = (float)((const int8_t *)data)[i];
+        for (size_t i = 0; i < n; i++) values[i] = (float)((const int8_t *)data)[first + i];
         return DLM_OK;
     default:
         return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values",
                          file->path, tensor->name, tensor->type_name);
     }
+}
+
+dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_tensor *tensor, float *values,
+                                   dlm_error *err) {
+    return dlm__safetensors_part(file, tensor, 0, tensor->count, values, err);
 }
 
 dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tensor *tensor, int32_t *values,
@@ -368,7 +402,17 @@ static dlm_status tensor_floats(void *given, size_t i, float *values, dlm_error 
     return dlm__safetensors_floats(file, file->by_name[i].tensor, values, err);
 }
 
+static dlm_status tensor_part(const void *given, size_t i, size_t first, size_t n, float *values,
+                              dlm_error *err) {
+    const dlm_safetensors *file = given;
+    return dlm__safetensors_part(file, file->by_name[i].tensor, first, n, values, err);
+}
+
 dlm_tensors dlm__safetensors_tensors(dlm_safetensors *file) {
-    return (dlm_tensors){
-        .path = file->path, .n = file->n, .file = file, .at = tensor_at, .floats = tensor_floats};
+    return (dlm_tensors){.path = file->path,
+                         .n = file->n,
+                         .file = file,
+                         .at = tensor_at,
+                         .floats = tensor_floats,
+                         .part = tensor_part};
 }

@@ -44,6 +44,9 @@ const char *dlm__safetensors_metadata(const dlm_safetensors *file, const char *k
 /* count values as float32 (from F32, F16, BF16, F64 or I8), or int32 (from I32, or I64 in range). */
 dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_tensor *tensor, float *values,
                                    dlm_error *err);
+/* Of these the n from `first` on, by any number of threads beside each other. */
+dlm_status dlm__safetensors_part(const dlm_safetensors *file, const dlm_st_tensor *tensor, size_t first,
+                                 size_t n, float *values, dlm_error *err);
 dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tensor *tensor, int32_t *values,
                                  dlm_error *err);
 

@@ -22,6 +22,9 @@ typedef struct dlm_tensors {
     dlm_tensor (*at)(const void *file, size_t i); /* in the order of their names, all different */
     /* Tensor i, which has a `number`, as count float32. */
     dlm_status (*floats)(void *file, size_t i, float *values, dlm_error *err);
+    /* Of these the n from `first` on, by any number of threads beside each other; NULL: the file is read by
+     * whole tensors. */
+    dlm_status (*part)(const void *file, size_t i, size_t first, size_t n, float *values, dlm_error *err);
 } dlm_tensors;
 
 /* Which tensor has that name; false: none. */

@@ -14,6 +14,20 @@ dlm_status dlm__network_allocate_bf16(dlm_network *network, bool training, dlm_e
     return dlm__fail_memory(err, "bfloat16 weights", total * sizeof *network->params_bf16);
 }
 
+size_t dlm__refresh_unit(const dlm_network *network, const dlm_param *param) {
+    return network->panels && param->panels ? DLM_PANEL_ROWS * param->shape[1] : 1;
+}
+
+void dlm__network_refresh_part(dlm_compute *compute, const dlm_network *network, const dlm_param *param,
+                               size_t first, size_t n) {
+    const float *from = network->params + param->offset + first;
+    dlm_bf16 *to = network->params_bf16 + param->offset + first;
+    if (network->panels && param->panels)
+        dlm__pack_panels(compute, n / param->shape[1], param->shape[1], from, to);
+    else
+        dlm__to_type(compute, n, from, to, DLM_BF16);
+}
+
 void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
     const dlm_layout *layout = network->layout;
     if (network->params_bf16 == NULL) return;
@@ -21,13 +35,6 @@ void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
         dlm__to_type(compute, layout->total, network->params, network->params_bf16, DLM_BF16);
         return;
     }
-    for (size_t i = 0; i < layout->n; i++) {
-        const dlm_param *param = &layout->params[i];
-        const float *from = network->params + param->offset;
-        dlm_bf16 *to = network->params_bf16 + param->offset;
-        if (param->panels)
-            dlm__pack_panels(compute, param->shape[0], param->shape[1], from, to);
-        else
-            dlm__to_type(compute, param->count, from, to, DLM_BF16);
-    }
+    for (size_t i = 0; i < layout->n; i++)
+        dlm__network_refresh_part(compute, network, &layout->params[i], 0, layout->params[i].count);
 }

@@ -40,6 +40,15 @@ static dlm_status convert_network(dlm_model *model, dlm_error *err) {
     return status;
 }
 
+/* The weights of a file, and the bfloat16 copy or the 8-bit matrices of them. */
+static dlm_status read_weights(dlm_model *model, const dlm_tensors *tensors, dlm_error *err) {
+    dlm_compute *compute = NULL;
+    if (model->network.params_bf16 != NULL) DLM_TRY(dlm__compute_create(NULL, &compute, err));
+    const dlm_status status = dlm__network_read(&model->network, tensors, compute, err);
+    dlm__compute_free(compute);
+    return status == DLM_OK && model->int8 ? convert_network(model, err) : status;
+}
+
 /* What products work on: with 8-bit matrices the others in float32. */
 static dlm_status choose_type(dlm_model *model, dlm_precision precision, dlm_error *err) {
     model->int8 = precision == DLM_PRECISION_INT8;
@@ -168,8 +177,7 @@ static dlm_status read_model(dlm_model *model, const dlm_source *source, const d
     DLM_TRY(choose_type(model, stored ? DLM_PRECISION_INT8 : options->precision, err));
     if (!with_values) return DLM_OK;
     DLM_TRY(allocate_network(model, err));
-    DLM_TRY(dlm__weights_read(model->layout, &source->tensors, model->network.params, err));
-    return convert_network(model, err);
+    return read_weights(model, &source->tensors, err);
 }
 
 /* The file is closed before the tokenizer is read, and what it took of memory with it. */

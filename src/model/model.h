@@ -46,7 +46,11 @@ bool dlm__weights_are_int8(const dlm_layout *layout, const dlm_tensors *file);
 /* Checks, and reads them all into params (total floats, padding zeroed). */
 dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
                              dlm_error *err);
-/* The same from the safetensors file at path. */
+/* The same into a network, and into its bfloat16 copy where it has memory for one; only for that there has to
+ * be a context. */
+dlm_status dlm__network_read(const dlm_network *network, const dlm_tensors *file, dlm_compute *compute,
+                             dlm_error *err);
+/* The same as dlm__weights_read from the safetensors file at path. */
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err);
 /* Writes params as float32 safetensors, with the config as metadata "config". */
 dlm_status dlm__weights_save(const dlm_layout *layout, const char *path, const float *params, dlm_error *err);

@@ -150,5 +150,9 @@ const dlm_int8 *dlm__network_int8(const dlm_network *network, size_t offset, siz
  * Refreshing follows a change of the float32 block. */
 dlm_status dlm__network_allocate_bf16(dlm_network *network, bool training, dlm_error *err);
 void dlm__network_refresh(dlm_compute *compute, dlm_network *network);
+/* The same of the n values of a parameter from `first` on, both multiples of the unit. */
+size_t dlm__refresh_unit(const dlm_network *network, const dlm_param *param);
+void dlm__network_refresh_part(dlm_compute *compute, const dlm_network *network, const dlm_param *param,
+                               size_t first, size_t n);
 
 #endif

@@ -120,48 +120,29 @@ dlm_status dlm__weights_check(const dlm_layout *layout, const dlm_tensors *file,
     return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is none of this config's", file->path, name);
 }
 
-/* Values that a thread looks at before it takes others. */
-#define CHUNK ((size_t)1 << 18)
+/* ---- values ------------------------------------------------------------------------------------------- */
 
-typedef struct finite_check {
-    const float *values;
-    size_t n;
-    size_t *first; /* of each chunk: of its values that are not finite; n: none */
-} finite_check;
-
-/* All bits of the exponent are set in what is infinite or not a number. The first loop only counts, so that
- * it can be done many values at a time. */
-static void check_chunk(void *context, size_t chunk) {
-    const finite_check *check = context;
-    const size_t begin = chunk * CHUNK, end = check->n - begin < CHUNK ? check->n : begin + CHUNK;
+/* The first of n values that is not finite; n: none. All bits of the exponent are set in what is infinite or
+ * not a number. The first loop only counts, so that it can be done many values at a time. */
+static size_t find_not_finite(const float *values, size_t n) {
     uint32_t bits, wrong = 0;
-    size_t i = begin;
-    for (; i < end; i++) {
-        memcpy(&bits, &check->values[i], sizeof bits);
+    size_t i;
+    for (i = 0; i < n; i++) {
+        memcpy(&bits, &values[i], sizeof bits);
         wrong += (bits & 0x7f800000) == 0x7f800000;
     }
-    for (i = begin; wrong > 0 && isfinite(check->values[i]);) i++;
-    check->first[chunk] = wrong > 0 ? i : check->n;
+    if (wrong == 0) return n;
+    for (i = 0; isfinite(values[i]);) i++;
+    return i;
 }
 
-/* The first of n values that is not finite in *first; n: none. */
-static dlm_status find_not_finite(const char *path, const float *values, size_t n, size_t *first,
-                                  dlm_error *err) {
-    const size_t chunks = (n + CHUNK - 1) / CHUNK;
-    *first = n;
-    finite_check check = {.values = values, .n = n, .first = dlm__calloc(chunks, sizeof *check.first)};
-    if (check.first == NULL) return dlm__fail_memory(err, path, chunks * sizeof *check.first);
-    dlm__parallel_for(chunks, check_chunk, &check);
-    for (size_t chunk = chunks; chunk-- > 0;)
-        if (check.first[chunk] < n) *first = check.first[chunk];
-    free(check.first);
-    return DLM_OK;
-}
-
-static dlm_status fail_not_finite(const char *path, const dlm_param *param, size_t i, float value,
-                                  dlm_error *err) {
-    return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32", path, i, param->name,
-                     (double)value);
+/* values (n) are those of the parameter from `first` on. */
+static dlm_status check_finite(const char *path, const dlm_param *param, size_t first, const float *values,
+                               size_t n, dlm_error *err) {
+    const size_t i = find_not_finite(values, n);
+    if (i == n) return DLM_OK;
+    return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g as float32", path, first + i,
+                     param->name, (double)values[i]);
 }
 
 static dlm_status read_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
@@ -175,30 +156,123 @@ static dlm_status read_tensor(const dlm_param *param, const dlm_tensors *file, f
 
 dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
                                dlm_error *err) {
-    size_t i;
     DLM_TRY(read_tensor(param, file, values, err));
-    DLM_TRY(find_not_finite(file->path, values, param->count, &i, err));
-    return i == param->count ? DLM_OK : fail_not_finite(file->path, param, i, values[i], err);
+    return check_finite(file->path, param, 0, values, param->count, err);
 }
 
-/* The whole block is looked at once, as one piece of parallel work. */
-dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
-                             dlm_error *err) {
-    DLM_TRY(dlm__weights_check(layout, file, err));
+/* ---- all of them, by pieces --------------------------------------------------------------------------- */
+
+/* A piece's values stay in a core's cache while they are read, looked at and rounded. */
+#define PIECE ((size_t)1 << 16)
+/* Pieces that a thread takes together: some large pages of memory, so that threads do not wait for the same
+ * page to be cleared. */
+#define PIECES_AT_ONCE ((size_t)8)
+
+typedef struct piece {
+    const dlm_param *param;
+    size_t first, n;
+    bool in_parts;     /* not read yet */
+    bool last;         /* of its parameter */
+    dlm_status status; /* of reading it */
+} piece;
+
+typedef struct reading {
+    const dlm_network *network;
+    dlm_compute *compute;
+    const dlm_tensors *file;
+    piece *pieces;
+    size_t n, groups, threads;
+} reading;
+
+static dlm_status read_piece(const reading *r, const piece *p, dlm_error *err) {
+    const dlm_network *network = r->network;
+    const dlm_layout *layout = network->layout;
+    float *values = network->params + p->param->offset + p->first;
+    size_t at;
+    if (p->in_parts && dlm__tensors_find(r->file, p->param->name, &at))
+        DLM_TRY(r->file->part(r->file->file, at, p->first, p->n, values, err));
+    DLM_TRY(check_finite(r->file->path, p->param, p->first, values, p->n, err));
+    if (p->last) {
+        const dlm_param *next = p->param + 1;
+        const size_t end = next == layout->params + layout->n ? layout->total : next->offset;
+        memset(values + p->n, 0, (end - p->param->offset - p->param->count) * sizeof *values);
+    }
+    if (network->params_bf16 != NULL)
+        dlm__network_refresh_part(r->compute, network, p->param, p->first, p->n);
+    return DLM_OK;
+}
+
+/* The i'th group: threads that take one after the other are at places far from each other. */
+static void read_group(void *context, size_t i) {
+    const reading *r = context;
+    const size_t each = (r->groups + r->threads - 1) / r->threads;
+    const size_t first = (i % r->threads * each + i / r->threads) * PIECES_AT_ONCE;
+    for (size_t k = first; k < r->n && k < first + PIECES_AT_ONCE; k++)
+        r->pieces[k].status = read_piece(r, &r->pieces[k], NULL);
+}
+
+/* The pieces of one parameter, appended; to NULL: they are counted only. */
+static size_t cut(const dlm_network *network, const dlm_param *param, bool in_parts, piece *to) {
+    const size_t unit = dlm__refresh_unit(network, param), most = unit > PIECE ? unit : PIECE / unit * unit;
+    size_t n = 0;
+    for (size_t first = 0; first < param->count; first += most, n++) {
+        const size_t rest = param->count - first;
+        if (to != NULL)
+            to[n] = (piece){.param = param,
+                            .first = first,
+                            .n = rest < most ? rest : most,
+                            .in_parts = in_parts,
+                            .last = rest <= most};
+    }
+    return n;
+}
+
+static bool in_parts(const dlm_tensors *file, const dlm_param *param) {
+    return file->part != NULL && !is_int8(param, file);
+}
+
+/* What cannot be read in parts is read whole first. */
+static dlm_status read_whole(const reading *r, dlm_error *err) {
+    const dlm_layout *layout = r->network->layout;
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        const size_t end = param->offset + param->count;
-        const size_t next = i + 1 < layout->n ? layout->params[i + 1].offset : layout->total;
-        DLM_TRY(read_tensor(param, file, params + param->offset, err));
-        memset(params + end, 0, (next - end) * sizeof *params);
+        if (!in_parts(r->file, param))
+            DLM_TRY(read_tensor(param, r->file, r->network->params + param->offset, err));
     }
-    size_t first, i = layout->n;
-    DLM_TRY(find_not_finite(file->path, params, layout->total, &first, err));
-    if (first == layout->total) return DLM_OK;
-    do i--;
-    while (layout->params[i].offset > first);
-    return fail_not_finite(file->path, &layout->params[i], first - layout->params[i].offset, params[first],
-                           err);
+    return DLM_OK;
+}
+
+/* A piece that could not be read is read once more, to say why. */
+static dlm_status read_all(reading *r, dlm_error *err) {
+    DLM_TRY(read_whole(r, err));
+    r->groups = (r->n + PIECES_AT_ONCE - 1) / PIECES_AT_ONCE;
+    r->threads = dlm__threads();
+    dlm__parallel_for((r->groups + r->threads - 1) / r->threads * r->threads, read_group, r);
+    for (size_t i = 0; i < r->n; i++)
+        if (r->pieces[i].status != DLM_OK) DLM_TRY(read_piece(r, &r->pieces[i], err));
+    return DLM_OK;
+}
+
+dlm_status dlm__network_read(const dlm_network *network, const dlm_tensors *file, dlm_compute *compute,
+                             dlm_error *err) {
+    const dlm_layout *layout = network->layout;
+    reading r = {.network = network, .compute = compute, .file = file};
+    DLM_TRY(dlm__weights_check(layout, file, err));
+    size_t n = 0;
+    for (size_t i = 0; i < layout->n; i++) n += cut(network, &layout->params[i], false, NULL);
+    r.pieces = dlm__calloc(n, sizeof *r.pieces);
+    if (r.pieces == NULL) return dlm__fail_memory(err, file->path, n * sizeof *r.pieces);
+    for (size_t i = 0; i < layout->n; i++)
+        r.n += cut(network, &layout->params[i], in_parts(file, &layout->params[i]), r.pieces + r.n);
+    const dlm_status status = read_all(&r, err);
+    free(r.pieces);
+    return status;
+}
+
+dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
+                             dlm_error *err) {
+    const dlm_network network = {.layout = layout, .params = params};
+    return dlm__network_read(&network, file, NULL, err);
 }
 
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err) {

@@ -268,6 +268,103 @@ TEST(saved_and_loaded) {
     dlm_model_free(model);
 }
 
+/* ---- large ones, which several threads read by pieces -------------------------------------------------- */
+
+/* Its matrices are several pieces, some of a width that pieces are no multiple of. */
+static const dlm_config large_config = {.vocab_size = 3007,
+                                        .max_seq_len = 40,
+                                        .hidden_size = 136,
+                                        .depth = 2,
+                                        .num_heads = 4,
+                                        .mlp_ratio = 4,
+                                        .time = DLM_TIME_ADALN,
+                                        .end_token = true};
+
+/* Floats as in `whole`, and the bfloat16 copy as one pass over them makes it. */
+static void check_same_network(const dlm_model *model, const dlm_model *whole) {
+    const dlm_layout *layout = model->layout;
+    CHECK_MEM_EQ(model->network.params, whole->network.params, layout->total * sizeof(float));
+    if (model->network.params_bf16 == NULL) return;
+    CHECK(model->network.panels == whole->network.panels);
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        CHECK_MEM_EQ(model->network.params_bf16 + param->offset, whole->network.params_bf16 + param->offset,
+                     param->count * sizeof(dlm_bf16));
+    }
+}
+
+/* Reads a file of the values of `whole` with several numbers of threads, in both precisions. */
+static void check_large(const char *path, const dlm_model *whole) {
+    for (size_t i = 0; i < 6; i++) {
+        dlm_model_options options = dlm_model_defaults();
+        options.precision = i < 3 ? DLM_PRECISION_F32 : DLM_PRECISION_BF16;
+        dlm_set_threads(1 + 2 * (i % 3));
+        check_context("%s, case %zu", path, i);
+        dlm_model *model = load(path, &options);
+        REQUIRE(model != NULL);
+        check_same_network(model, whole);
+        dlm_model_free(model);
+    }
+    dlm_set_threads(0);
+}
+
+TEST(large_models) {
+    static const char *const names[] = {"f32.safetensors", "bf16.safetensors", "f32.pt"};
+    dlm_model *whole;
+    dlm_error err;
+    const char *dir = temporary_dir();
+    REQUIRE_OK(dlm_model_random(&large_config, DLM_PRECISION_BF16, 5, &whole, &err), &err);
+    REQUIRE_OK(
+        dlm__weights_save(whole->layout, path_in(dir, "first.safetensors"), whole->network.params, &err),
+        &err);
+    REQUIRE_OK(dlm__config_save(&large_config, NULL, path_in(dir, "config.json"), &err), &err);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        dlm_convert_options options = dlm_convert_defaults();
+        if (i == 1) options.save.numbers = DLM_NUMBERS_BF16;
+        REQUIRE_OK(
+            dlm_model_convert(path_in(dir, "first.safetensors"), path_in(dir, names[i]), &options, &err),
+            &err);
+    }
+    check_large(path_in(dir, "first.safetensors"), whole);
+    check_large(path_in(dir, names[0]), whole);
+    check_large(path_in(dir, names[2]), whole);
+    dlm_model *rounded;
+    dlm_compute *compute;
+    REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
+    REQUIRE_OK(dlm_model_random(&large_config, DLM_PRECISION_BF16, 5, &rounded, &err), &err);
+    for (size_t i = 0; i < rounded->layout->total; i++) {
+        uint16_t half;
+        dlm__bf16_of_floats(&whole->network.params[i], 1, &half);
+        dlm__floats_of_bf16(&half, 1, &rounded->network.params[i]);
+    }
+    dlm__network_refresh(compute, &rounded->network);
+    check_large(path_in(dir, names[1]), rounded);
+    dlm__compute_free(compute);
+    dlm_model_free(rounded);
+    dlm_model_free(whole);
+}
+
+/* The first by the order of parameters is named, whichever thread meets one first. */
+TEST(several_that_are_not_finite) {
+    dlm_model *model;
+    dlm_error err;
+    const char *path = path_in(temporary_dir(), "large.safetensors");
+    REQUIRE_OK(dlm_model_random(&large_config, DLM_PRECISION_F32, 5, &model, &err), &err);
+    const dlm_param *first = dlm__layout_find(model->layout, "tok_embed.weight"),
+                    *last = dlm__layout_find(model->layout, "final_layer.linear.weight");
+    REQUIRE(first != NULL && last != NULL && first->offset < last->offset && first->count > 300000);
+    model->network.params[last->offset + 7] = INFINITY;
+    model->network.params[first->offset + 299999] = NAN;
+    model->network.params[first->offset + 300000] = INFINITY;
+    REQUIRE_OK(dlm__weights_save(model->layout, path, model->network.params, &err), &err);
+    for (size_t threads = 1; threads <= 5; threads += 2) {
+        dlm_set_threads(threads);
+        refused(path, NULL, DLM_NOT_FINITE, "value 299999 of tensor tok_embed.weight is nan");
+    }
+    dlm_set_threads(0);
+    dlm_model_free(model);
+}
+
 /* ---- tokenizers --------------------------------------------------------------------------------------- */
 
 TEST(tokenizers) {

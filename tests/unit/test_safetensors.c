@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A file in memory: its header as text, then n bytes of data; *size gets its length; free() it. */
 static unsigned char *make(const char *header, size_t n, size_t *size) {
@@ -226,4 +227,62 @@ TEST(written_and_read) {
     entries[1].name = "not \xff text";
     CHECK_STATUS(dlm__safetensors_save(path, entries, 2, NULL, &err), DLM_ARGUMENT, &err);
     CHECK_STATUS(dlm__safetensors_save("/nowhere/x", entries, 1, NULL, &err), DLM_NOT_FOUND, &err);
+}
+
+/* Every part of every type, from a file and from memory. */
+TEST(parts) {
+    enum { N = 7 };
+    float singles[N] = {1, -2, 3.5F, -0.0F, 1e-30F, 6, 7};
+    double doubles[N] = {0.1, 2, 3, 4, 5, 6, 7};
+    uint16_t halves[N] = {0x3c00, 0xc000, 1, 0x7bff, 0, 0x8000, 0x3555},
+             brains[N] = {0x3f80, 0xc049, 1, 2, 3, 4, 5};
+    int8_t bytes[N] = {1, -128, 127, 0, 5, 6, -7};
+    const dlm_st_entry entries[] = {
+        {.name = "e", .type = DLM_ST_F32, .ndim = 1, .shape = {N}, .data = singles},
+        {.name = "d", .type = DLM_ST_F64, .ndim = 1, .shape = {N}, .data = doubles},
+        {.name = "c", .type = DLM_ST_F16, .ndim = 1, .shape = {N}, .data = halves},
+        {.name = "b", .type = DLM_ST_BF16, .ndim = 1, .shape = {N}, .data = brains},
+        {.name = "a", .type = DLM_ST_I8, .ndim = 1, .shape = {N}, .data = bytes}};
+    const char *path = path_in(temporary_dir(), "parts.safetensors");
+    dlm_safetensors *files[2];
+    dlm_error err;
+    size_t size;
+    REQUIRE_OK(dlm__safetensors_save(path, entries, 5, NULL, &err), &err);
+    char *text = read_text(path, &size);
+    REQUIRE(text != NULL);
+    REQUIRE_OK(dlm__safetensors_open(path, &files[0], &err), &err);
+    REQUIRE_OK(dlm__safetensors_parse("f", text, size, &files[1], &err), &err);
+    for (size_t i = 0; i < 2; i++) {
+        const dlm_tensors tensors = dlm__safetensors_tensors(files[i]);
+        for (size_t at = 0; at < tensors.n; at++) {
+            float whole[N], part[N];
+            REQUIRE_OK(tensors.floats(tensors.file, at, whole, &err), &err);
+            for (size_t first = 0; first <= N; first++) {
+                for (size_t n = 0; n <= N - first; n++) {
+                    REQUIRE_OK(tensors.part(tensors.file, at, first, n, part, &err), &err);
+                    CHECK_MEM_EQ(part, whole + first, n * sizeof *part);
+                }
+            }
+            if (tensors.at(tensors.file, at).name[0] == 'e') CHECK_MEM_EQ(whole, singles, sizeof whole);
+        }
+        dlm__safetensors_close(files[i]);
+    }
+}
+
+/* Of a file that has been cut since it was opened. */
+TEST(cut_off_while_open) {
+    const size_t n = 100000;
+    float *values = calloc(n, sizeof *values);
+    const char *path = path_in(temporary_dir(), "cut.safetensors");
+    const dlm_st_entry entry = {.name = "a", .type = DLM_ST_F32, .ndim = 1, .shape = {n}, .data = values};
+    dlm_safetensors *file;
+    dlm_error err;
+    REQUIRE(values != NULL);
+    REQUIRE_OK(dlm__safetensors_save(path, &entry, 1, NULL, &err), &err);
+    REQUIRE_OK(dlm__safetensors_open(path, &file, &err), &err);
+    REQUIRE(truncate(path, 200000) == 0);
+    CHECK_STATUS(dlm__safetensors_floats(file, dlm__safetensors_at(file, 0), values, &err), DLM_IO, &err);
+    CHECK_SAYS(&err, "cut.safetensors has become shorter");
+    dlm__safetensors_close(file);
+    free(values);
 }
