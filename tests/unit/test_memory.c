@@ -122,6 +122,7 @@ TEST(preparing) {
 static dlm_train_options wide_run(dlm_precision precision, size_t every) {
     dlm_train_options o = tiny_run(DLM_RECIPE_DEFAULT, data, path_in(temporary_dir(), "run"));
     o.hidden_size = 768;
+    o.optimizer = DLM_ADAMW;
     o.steps = 3;
     o.precision = precision;
     o.eval_every = o.sample_every = o.save_every = every;
