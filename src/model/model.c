@@ -41,10 +41,11 @@ static dlm_status convert_network(dlm_model *model, dlm_error *err) {
 }
 
 /* The weights of a file, and the bfloat16 copy or the 8-bit matrices of them. */
-static dlm_status read_weights(dlm_model *model, const dlm_tensors *tensors, dlm_error *err) {
+static dlm_status read_weights(dlm_model *model, const dlm_tensors *tensors, const dlm_beside *beside,
+                               dlm_error *err) {
     dlm_compute *compute = NULL;
     if (model->network.params_bf16 != NULL) DLM_TRY(dlm__compute_create(NULL, &compute, err));
-    const dlm_status status = dlm__network_read(&model->network, tensors, compute, err);
+    const dlm_status status = dlm__network_read(&model->network, tensors, compute, beside, err);
     dlm__compute_free(compute);
     return status == DLM_OK && model->int8 ? convert_network(model, err) : status;
 }
@@ -96,15 +97,37 @@ static dlm_status set_special_ids(dlm_model *model, dlm_error *err) {
     return DLM_OK;
 }
 
-/* The tokenizer that the options name, or the one in folder (NULL: none) where that has one. */
-static dlm_status load_tokenizer(dlm_model *model, const dlm_model_options *options, const char *folder,
+/* A tokenizer that is read by one thread while others read weights. */
+typedef struct tokenizer_beside {
+    const char *path; /* NULL: none is to be read */
+    bool done;
+    dlm_tokenizer *tokenizer;
+    dlm_status status;
+    dlm_error err;
+} tokenizer_beside;
+
+static void read_beside(void *user) {
+    tokenizer_beside *beside = user;
+    if (beside->path == NULL) return;
+    beside->status = dlm__tokenizer_read(beside->path, &beside->tokenizer, &beside->err);
+    beside->done = true;
+}
+
+/* Where the tokenizer is that the options name, or the one in folder; NULL: at the Hub, which the caller is
+ * told the progress of, or there is none. */
+static const char *tokenizer_on_disk(const dlm_model_options *options, const char *folder) {
+    if (options->tokenizer != NULL) return dlm__hub_is_model(options->tokenizer) ? NULL : options->tokenizer;
+    return holds(folder, "tokenizer.json") ? folder : NULL;
+}
+
+static dlm_status load_tokenizer(dlm_model *model, const dlm_model_options *options, tokenizer_beside *beside,
                                  dlm_error *err) {
-    if (options->tokenizer != NULL) {
+    if (!beside->done) read_beside(beside);
+    model->tokenizer = beside->tokenizer;
+    if (beside->status != DLM_OK) return dlm__fail(err, beside->status, "%s", beside->err.message);
+    if (beside->path == NULL && options->tokenizer != NULL)
         DLM_TRY(dlm__tokenizer_load(options->tokenizer, options->progress, options->user, &model->tokenizer,
                                     err));
-    } else if (folder != NULL && holds(folder, "tokenizer.json")) {
-        DLM_TRY(dlm__tokenizer_read(folder, &model->tokenizer, err));
-    }
     return set_special_ids(model, err);
 }
 
@@ -163,9 +186,9 @@ static dlm_status look_at_tensors(dlm_model *model, const dlm_tensors *tensors, 
     return DLM_OK;
 }
 
-/* Everything but the tokenizer; with_values: the weights too. */
+/* Everything but the tokenizer; with_values: the weights too, and what can be done beside that. */
 static dlm_status read_model(dlm_model *model, const dlm_source *source, const dlm_model_options *options,
-                             bool with_values, dlm_error *err) {
+                             bool with_values, const dlm_beside *beside, dlm_error *err) {
     dlm_config config;
     DLM_TRY(dlm__source_config(source, options->heads, &config, &model->lengths, err));
     if (options->schedule >= 0) config.schedule = (dlm_schedule)options->schedule;
@@ -177,24 +200,24 @@ static dlm_status read_model(dlm_model *model, const dlm_source *source, const d
     DLM_TRY(choose_type(model, stored ? DLM_PRECISION_INT8 : options->precision, err));
     if (!with_values) return DLM_OK;
     DLM_TRY(allocate_network(model, err));
-    return read_weights(model, &source->tensors, err);
+    return read_weights(model, &source->tensors, beside, err);
 }
 
-/* The file is closed before the tokenizer is read, and what it took of memory with it. */
 static dlm_status load_files(dlm_model *model, const char *path, const dlm_model_options *options,
                              bool with_values, dlm_error *err) {
     dlm_source source;
-    char *folder = NULL;
-    dlm_status status = dlm__source_open(path, options->weights, &source, err);
-    if (status == DLM_OK) {
-        model->source = source.file;
-        folder = source.folder;
-        status = read_model(model, &source, options, with_values, err);
-        source.file = source.folder = NULL;
-        dlm__source_close(&source);
-    }
-    if (status == DLM_OK) status = load_tokenizer(model, options, folder, err);
-    free(folder);
+    tokenizer_beside tokenizer = {0};
+    const dlm_beside beside = {read_beside, &tokenizer};
+    DLM_TRY(dlm__source_open(path, options->weights, &source, err));
+    model->source = source.file;
+    tokenizer.path = tokenizer_on_disk(options, source.folder);
+    dlm_status status = read_model(model, &source, options, with_values, &beside, err);
+    if (status == DLM_OK)
+        status = load_tokenizer(model, options, &tokenizer, err);
+    else
+        dlm_tokenizer_free(tokenizer.tokenizer);
+    source.file = NULL;
+    dlm__source_close(&source);
     return status;
 }
 

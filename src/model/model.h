@@ -48,8 +48,12 @@ dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, 
                              dlm_error *err);
 /* The same into a network, and into its bfloat16 copy where it has memory for one; only for that there has to
  * be a context. */
+typedef struct dlm_beside { /* what one of the threads is to do meanwhile, unless reading fails before */
+    void (*work)(void *user);
+    void *user;
+} dlm_beside;
 dlm_status dlm__network_read(const dlm_network *network, const dlm_tensors *file, dlm_compute *compute,
-                             dlm_error *err);
+                             const dlm_beside *beside, dlm_error *err);
 /* The same as dlm__weights_read from the safetensors file at path. */
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err);
 /* Writes params as float32 safetensors, with the config as metadata "config". */

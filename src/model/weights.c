@@ -180,6 +180,7 @@ typedef struct reading {
     const dlm_network *network;
     dlm_compute *compute;
     const dlm_tensors *file;
+    const dlm_beside *beside; /* or NULL */
     piece *pieces;
     size_t n, groups, threads;
 } reading;
@@ -202,9 +203,15 @@ static dlm_status read_piece(const reading *r, const piece *p, dlm_error *err) {
     return DLM_OK;
 }
 
-/* The i'th group: threads that take one after the other are at places far from each other. */
+/* The i'th group, behind what is done beside them: threads that take one after the other are at places far
+ * from each other. */
 static void read_group(void *context, size_t i) {
     const reading *r = context;
+    if (r->beside != NULL && i == 0) {
+        r->beside->work(r->beside->user);
+        return;
+    }
+    i -= r->beside != NULL;
     const size_t each = (r->groups + r->threads - 1) / r->threads;
     const size_t first = (i % r->threads * each + i / r->threads) * PIECES_AT_ONCE;
     for (size_t k = first; k < r->n && k < first + PIECES_AT_ONCE; k++)
@@ -247,16 +254,17 @@ static dlm_status read_all(reading *r, dlm_error *err) {
     DLM_TRY(read_whole(r, err));
     r->groups = (r->n + PIECES_AT_ONCE - 1) / PIECES_AT_ONCE;
     r->threads = dlm__threads();
-    dlm__parallel_for((r->groups + r->threads - 1) / r->threads * r->threads, read_group, r);
+    const size_t places = (r->groups + r->threads - 1) / r->threads * r->threads;
+    dlm__parallel_for(places + (r->beside != NULL), read_group, r);
     for (size_t i = 0; i < r->n; i++)
         if (r->pieces[i].status != DLM_OK) DLM_TRY(read_piece(r, &r->pieces[i], err));
     return DLM_OK;
 }
 
 dlm_status dlm__network_read(const dlm_network *network, const dlm_tensors *file, dlm_compute *compute,
-                             dlm_error *err) {
+                             const dlm_beside *beside, dlm_error *err) {
     const dlm_layout *layout = network->layout;
-    reading r = {.network = network, .compute = compute, .file = file};
+    reading r = {.network = network, .compute = compute, .file = file, .beside = beside};
     DLM_TRY(dlm__weights_check(layout, file, err));
     size_t n = 0;
     for (size_t i = 0; i < layout->n; i++) n += cut(network, &layout->params[i], false, NULL);
@@ -272,7 +280,7 @@ dlm_status dlm__network_read(const dlm_network *network, const dlm_tensors *file
 dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
                              dlm_error *err) {
     const dlm_network network = {.layout = layout, .params = params};
-    return dlm__network_read(&network, file, NULL, err);
+    return dlm__network_read(&network, file, NULL, NULL, err);
 }
 
 dlm_status dlm__weights_load(const dlm_layout *layout, const char *path, float *params, dlm_error *err) {

@@ -360,6 +360,12 @@ TEST(several_that_are_not_finite) {
     for (size_t threads = 1; threads <= 5; threads += 2) {
         dlm_set_threads(threads);
         refused(path, NULL, DLM_NOT_FINITE, "value 299999 of tensor tok_embed.weight is nan");
+        /* Whatever became of a tokenizer that was read meanwhile. */
+        dlm_model_options options = dlm_model_defaults();
+        options.tokenizer = golden_path("tokenizer/exhausted/tokenizer.json");
+        refused(path, &options, DLM_NOT_FINITE, "value 299999 of tensor tok_embed.weight is nan");
+        options.tokenizer = "/nowhere/tokenizer.json";
+        refused(path, &options, DLM_NOT_FINITE, "value 299999 of tensor tok_embed.weight is nan");
     }
     dlm_set_threads(0);
     dlm_model_free(model);
@@ -394,6 +400,9 @@ TEST(tokenizers) {
     dlm_model_free(model);
     put(dir, "tokenizer.json", "{");
     refused(dir, NULL, DLM_FORMAT, "tokenizer.json");
+    put(dir, "model.safetensors", "");
+    refused(dir, NULL, DLM_FORMAT, "0 bytes"); /* what is wrong with the weights comes first */
+    dir = folder_with_vocabulary(V, true);
     options.tokenizer = "/nowhere/tokenizer.json";
     refused(dir, &options, DLM_NOT_FOUND, "/nowhere/tokenizer.json");
     options.tokenizer = given;
