@@ -141,13 +141,17 @@ void KERNEL(attention_pairs)(const dlm_head *head, size_t first, size_t last, vo
 
 /* ---- backward ----------------------------------------------------------------------------------------- */
 
+/* The first n lanes from x on, the others 0. */
+INLINE vf slope_at(const float *x, size_t n) {
+    return n >= W ? vf_load(x) : vf_load_part(x, n);
+}
+
 /* p (L) = 2^(s - lse), in place of the scores; the sum of p dp. */
 static float probabilities(size_t L, float *s, const float *dp, float lse) {
     vf total = vf_all(0);
     for (size_t j = 0; j < L; j += W) {
         const vf e = vf_exp2_short(scores_at(s, L, j) - lse);
-        const vf slope = j + W <= L ? vf_load(dp + j) : vf_load_part(dp + j, L - j);
-        total = vf_fma(e, slope, total);
+        total = vf_fma(e, slope_at(dp + j, L - j), total);
         vf_store(s + j, e);
     }
     return vf_sum(total);
@@ -164,15 +168,13 @@ static void make_slopes(size_t L, size_t l, const float *p, const float *dp, con
                         slopes to) {
     for (size_t j = 0; j < L; j += W) {
         /* Behind L p is 0, but dp is whatever was there. */
-        const vi inside = vf_lanes(L - j);
+        const size_t n = L - j;
         const vf p0 = vf_load(p + j), p1 = two ? vf_load(p + l + j) : vf_all(0);
-        const vf dp0 = vf_select(inside, vf_load(dp + j), vf_all(0));
-        const vf dp1 = two ? vf_select(inside, vf_load(dp + l + j), vf_all(0)) : vf_all(0);
-        const vh ds0 = vf_narrow_operand(p0 * (dp0 - sum[0])), ds1 = vf_narrow_operand(p1 * (dp1 - sum[1]));
-        const vu p_pairs = vu_paired(p0, p1);
-        const vu ds_pairs = __builtin_convertvector(ds0, vu) | __builtin_convertvector(ds1, vu) << 16;
-        memcpy(to.rows + j, &ds0, sizeof ds0);
-        memcpy(to.rows + l + j, &ds1, sizeof ds1);
+        const vf dp0 = slope_at(dp + j, n), dp1 = two ? slope_at(dp + l + j, n) : vf_all(0);
+        const vu ds = vu_rounded(p0 * (dp0 - sum[0]), p1 * (dp1 - sum[1]));
+        const vu ds_pairs = vu_paired(ds), p_pairs = vu_paired(vu_rounded(p0, p1));
+        memcpy(to.rows + j, &ds, sizeof ds / 2);
+        memcpy(to.rows + l + j, (const char *)&ds + sizeof ds / 2, sizeof ds / 2);
         memcpy(to.p_pairs + 2 * j, &p_pairs, sizeof p_pairs);
         memcpy(to.ds_pairs + 2 * j, &ds_pairs, sizeof ds_pairs);
     }

@@ -4,63 +4,92 @@
 
 /* ---- panels ------------------------------------------------------------------------------------------- */
 
-/* W x W numbers of 32 bits, transposed: halves are exchanged at distances of 1, 2, .. W / 2 rows. */
-INLINE void transpose(vu x[W]) {
+/* Rows i and i + distance of W x W numbers of 32 bits exchange what lies `distance` columns aside. All is
+ * unrolled, so that the rows stay in registers. */
+INLINE void exchange(vu x[W], size_t distance) {
 #if defined(__AVX512F__)
-    for (int distance = 1; distance < (int)W; distance *= 2) {
-        vi low, high;
-        for (int i = 0; i < (int)W; i++) {
-            low[i] = (i & distance) ? i - distance + (int)W : i;
-            high[i] = (i & distance) ? i + (int)W : i + distance;
-        }
-        for (int i = 0; i < (int)W; i++) {
-            if (i & distance) continue;
-            const __m512i a = (__m512i)x[i], b = (__m512i)x[i + distance];
-            x[i] = (vu)_mm512_permutex2var_epi32(a, (__m512i)low, b);
-            x[i + distance] = (vu)_mm512_permutex2var_epi32(a, (__m512i)high, b);
-        }
+    vi low, high;
+    for (size_t i = 0; i < W; i++) {
+        low[i] = (int)((i & distance) != 0 ? i - distance + W : i);
+        high[i] = (int)((i & distance) != 0 ? i + W : i + distance);
+    }
+#pragma GCC unroll 16
+    for (size_t i = 0; i < W; i++) {
+        if ((i & distance) != 0) continue;
+        const __m512i a = (__m512i)x[i], b = (__m512i)x[i + distance];
+        x[i] = (vu)_mm512_permutex2var_epi32(a, (__m512i)low, b);
+        x[i + distance] = (vu)_mm512_permutex2var_epi32(a, (__m512i)high, b);
     }
 #else
     for (size_t i = 0; i < W; i++)
-        for (size_t j = 0; j < i; j++) {
+        for (size_t j = 0; j < W; j++) {
+            if ((i & distance) != 0 || (j & distance) == 0) continue;
             const uint32_t kept = x[i][j];
-            x[i][j] = x[j][i];
-            x[j][i] = kept;
+            x[i][j] = x[i + distance][j - distance];
+            x[i + distance][j - distance] = kept;
         }
 #endif
 }
 
-/* The n <= 2W elements of x from i on as pairs, those behind them 0. */
-INLINE vu pairs_at(const void *x, dlm_dtype type, size_t i, size_t n) {
-    vu v = {0};
-    if (type == DLM_BF16) {
-        const dlm_bf16 *from = (const dlm_bf16 *)x + i;
-        if (n == 2 * W) return vu_load(from);
-        memcpy(&v, from, n * sizeof *from);
-        return v;
+INLINE void transpose(vu x[W]) {
+    exchange(x, 1);
+    exchange(x, 2);
+    if (W > 4) exchange(x, 4);
+    if (W > 8) exchange(x, 8);
+}
+
+/* The 2W elements of x from i on as pairs. */
+INLINE vu whole_pairs_at(const void *x, dlm_dtype type, size_t i) {
+    if (type == DLM_BF16) return vu_load((const dlm_bf16 *)x + i);
+    const vf low = vf_load((const float *)x + i), high = vf_load((const float *)x + i + W);
+    return vu_rounded(low, high);
+}
+
+/* The first n <= 2W of them, those behind 0. */
+static vu pairs_at(const void *x, dlm_dtype type, size_t i, size_t n) {
+    dlm_bf16 pairs[2 * W] = {0};
+    const size_t size = type == DLM_BF16 ? sizeof(dlm_bf16) : sizeof(float);
+    float some[2 * W] = {0};
+    memcpy(some, (const char *)x + i * size, n * size);
+    const vu made = whole_pairs_at(some, type, 0);
+    memcpy(pairs, &made, n * sizeof *pairs);
+    return vu_load(pairs);
+}
+
+/* W columns of a panel, of which n are rows of x: pairs k / 2 and on, of `inputs` <= 2W. */
+INLINE void pack_block(size_t n, size_t inputs, const void *x, dlm_dtype type, size_t stride, size_t k,
+                       dlm_bf16 *to) {
+    vu block[W];
+    if (n == W && inputs == 2 * W) {
+#pragma GCC unroll 16
+        for (size_t i = 0; i < W; i++) block[i] = whole_pairs_at(x, type, i * stride + k);
+        transpose(block);
+#pragma GCC unroll 16
+        for (size_t i = 0; i < W; i++) memcpy(to + 2 * i * DLM_PANEL, &block[i], sizeof block[i]);
+    } else {
+        for (size_t i = 0; i < W; i++) block[i] = i < n ? pairs_at(x, type, i * stride + k, inputs) : (vu){0};
+        transpose(block);
+        for (size_t i = 0; i < (inputs + 1) / 2; i++)
+            memcpy(to + 2 * i * DLM_PANEL, &block[i], sizeof block[i]);
     }
-    const vh low =
-        vf_narrow_operand(n < W ? vf_load_part((const float *)x + i, n) : vf_load((const float *)x + i));
-    memcpy(&v, &low, sizeof low);
-    if (n > W) {
-        const float *from = (const float *)x + i + W;
-        const vh high = vf_narrow_operand(n < 2 * W ? vf_load_part(from, n - W) : vf_load(from));
-        memcpy((char *)&v + sizeof low, &high, sizeof high);
-    }
-    return v;
+}
+
+INLINE void pack_rows_of(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel) {
+    for (size_t first = 0; first < DLM_PANEL; first += W)
+        for (size_t k = 0; k < K; k += 2 * W) {
+            const size_t rows = first >= n ? 0 : n - first < W ? n - first : W;
+            const void *from = type == DLM_BF16 ? (const void *)((const dlm_bf16 *)x + first * stride)
+                                                : (const void *)((const float *)x + first * stride);
+            pack_block(rows, K - k < 2 * W ? K - k : 2 * W, from, type, stride, k,
+                       panel + 2 * (k / 2 * DLM_PANEL + first));
+        }
 }
 
 void KERNEL(pack_rows)(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel) {
-    for (size_t first = 0; first < DLM_PANEL; first += W)
-        for (size_t k = 0; k < K; k += 2 * W) {
-            vu block[W];
-            const size_t inputs = K - k < 2 * W ? K - k : 2 * W;
-            for (size_t i = 0; i < W; i++)
-                block[i] = first + i >= n ? (vu){0} : pairs_at(x, type, (first + i) * stride + k, inputs);
-            transpose(block);
-            for (size_t i = 0; i < (inputs + 1) / 2; i++)
-                memcpy(panel + 2 * ((k / 2 + i) * DLM_PANEL + first), &block[i], sizeof block[i]);
-        }
+    if (type == DLM_BF16)
+        pack_rows_of(K, n, x, DLM_BF16, stride, panel);
+    else
+        pack_rows_of(K, n, x, DLM_F32, stride, panel);
 }
 
 /* The n <= W elements of x from i on, those behind them 0. */
@@ -68,46 +97,82 @@ INLINE vf values_at(const void *x, dlm_dtype type, size_t i, size_t n) {
     return n < W ? vf_get_part(x, type, i, n) : vf_get(x, type, i);
 }
 
-void KERNEL(pack_columns)(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel) {
+INLINE void pack_columns_of(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride,
+                            dlm_bf16 *panel) {
     for (size_t first = 0; first < DLM_PANEL; first += W) {
         const size_t columns = first >= n ? 0 : n - first < W ? n - first : W;
         for (size_t k = 0; k < K; k += 2) {
             const size_t at = k * stride + first;
             const vf low = values_at(x, type, at, columns);
             const vf high = k + 1 < K ? values_at(x, type, at + stride, columns) : vf_all(0);
-            const vu pairs = type == DLM_BF16 ? (vu)low >> 16 | (vu)high : vu_paired(low, high);
+            const vu pairs = type == DLM_BF16 ? (vu)low >> 16 | (vu)high : vu_paired(vu_rounded(low, high));
             memcpy(panel + 2 * (k / 2 * DLM_PANEL + first), &pairs, sizeof pairs);
         }
     }
 }
 
+void KERNEL(pack_columns)(size_t K, size_t n, const void *x, dlm_dtype type, size_t stride, dlm_bf16 *panel) {
+    if (type == DLM_BF16)
+        pack_columns_of(K, n, x, DLM_BF16, stride, panel);
+    else
+        pack_columns_of(K, n, x, DLM_F32, stride, panel);
+}
+
 /* ---- the product -------------------------------------------------------------------------------------- */
 
-/* A row of a tile: W columns or `columns` < W of them. */
-INLINE void put(vf sum, const float *bias, bool add, size_t columns, float *y) {
-    if (columns < W) {
-        if (bias != NULL) sum += vf_load_part(bias, columns);
-        if (add) sum += vf_load_part(y, columns);
-        vf_store_part(y, sum, columns);
-    } else {
-        if (bias != NULL) sum += vf_load(bias);
-        if (add) sum += vf_load(y);
-        vf_store(y, sum);
+/* What of a tile lies in the result, which ends after `columns` more. */
+static void put_part(const dlm_pairs *x, size_t rows, size_t columns, const float *tile, size_t width,
+                     const float *bias, float *y) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < columns; c++) {
+            float *to = y + r * x->stride + c;
+            *to = tile[r * width + c] + (bias == NULL ? 0 : bias[c]) + (x->add ? *to : 0);
+        }
+}
+
+/* y (rows, vectors * W), its rows `stride` apart, = sum. All is unrolled: sums that are told apart by
+ * constants alone stay in registers. */
+INLINE void put_sums(size_t rows, size_t vectors, vf sum[PAIRS_ROWS][PAIRS_VECTORS], float *y,
+                     size_t stride) {
+#pragma GCC unroll 8
+    for (size_t r = 0; r < rows; r++, y += stride) {
+#pragma GCC unroll 8
+        for (size_t v = 0; v < vectors; v++) vf_store(y + v * W, sum[r][v]);
     }
 }
 
+/* The tile at row i and column j of the result. Where it is whole its sums never leave their registers: the
+ * loops are unrolled. */
 INLINE void tile(const dlm_pairs *x, size_t rows, size_t vectors, size_t i, size_t j) {
     vf sum[PAIRS_ROWS][PAIRS_VECTORS];
-    const size_t panel = 2 * x->pairs * DLM_PANEL;
+    const size_t panel = 2 * x->pairs * DLM_PANEL, columns = x->columns - j;
+    const float *bias = x->bias == NULL ? NULL : x->bias + j;
+    float *y = x->y + i * x->stride + j;
     pairs_tile(rows, vectors, x->pairs, x->a + 2 * i * x->row, x->row, x->step,
                x->panels + j / DLM_PANEL * panel, panel, sum);
-    for (size_t r = 0; r < rows; r++)
+    if (columns < vectors * W) {
+        float all[PAIRS_ROWS * PAIRS_VECTORS * W];
+        put_sums(rows, vectors, sum, all, vectors * W);
+        put_part(x, rows, columns, all, vectors * W, bias, y);
+        return;
+    }
+    if (bias != NULL) {
+#pragma GCC unroll 8
         for (size_t v = 0; v < vectors; v++) {
-            const size_t at = j + v * W;
-            if (at >= x->columns) continue;
-            put(sum[r][v], x->bias == NULL ? NULL : x->bias + at, x->add, x->columns - at,
-                x->y + (i + r) * x->stride + at);
+            const vf b = vf_load(bias + v * W);
+#pragma GCC unroll 8
+            for (size_t r = 0; r < rows; r++) sum[r][v] += b;
         }
+    }
+    if (x->add) {
+        const float *old = y;
+#pragma GCC unroll 8
+        for (size_t r = 0; r < rows; r++, old += x->stride) {
+#pragma GCC unroll 8
+            for (size_t v = 0; v < vectors; v++) sum[r][v] += vf_load(old + v * W);
+        }
+    }
+    put_sums(rows, vectors, sum, y, x->stride);
 }
 
 INLINE void column(const dlm_pairs *x, size_t vectors, size_t j) {

@@ -32,19 +32,32 @@ INLINE vu vu_spread(const dlm_bf16 *x) {
     return pair - (vu){0};
 }
 
-/* For operands of vf_pairs, to which subnormal numbers are 0 anyway. */
-INLINE vh vf_narrow_operand(vf x) {
+/* The lanes of x, then those of y, rounded. */
+INLINE vu vu_rounded(vf x, vf y) {
 #if defined(__AVX512BF16__)
-    return (vh)_mm512_cvtneps_pbh((__m512)x);
+    return (vu)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x);
 #else
-    return vf_narrow(x);
+    const vh halves[2] = {vf_narrow(x), vf_narrow(y)};
+    vu both;
+    memcpy(&both, halves, sizeof both);
+    return both;
 #endif
 }
 
-/* Pairs of the lanes of two rows: x's in the low halves. */
-INLINE vu vu_paired(vf x, vf y) {
-    return __builtin_convertvector(vf_narrow_operand(x), vu) |
-           __builtin_convertvector(vf_narrow_operand(y), vu) << 16;
+/* Of those: lane i of x and lane i of y side by side. */
+INLINE vu vu_paired(vu rounded) {
+#if defined(__AVX512BW__)
+    vs order;
+    for (int i = 0; i < (int)W; i++) {
+        order[2 * i] = (int16_t)i;
+        order[2 * i + 1] = (int16_t)(i + (int)W);
+    }
+    return (vu)_mm512_permutexvar_epi16((__m512i)order, (__m512i)rounded);
+#else
+    vh halves[2];
+    memcpy(halves, &rounded, sizeof halves);
+    return __builtin_convertvector(halves[0], vu) | __builtin_convertvector(halves[1], vu) << 16;
+#endif
 }
 
 #define PANEL_VECTORS (DLM_PANEL / W)
