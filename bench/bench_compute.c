@@ -96,7 +96,7 @@ static void int8_products(bench *b) {
         double seconds;
         char what[80];
         (void)product(b, M, N, K, false, true, DLM_F32);
-        BEST(seconds, dlm__int8_matmul(b->compute, M, x, weights, 0, N, NULL, y));
+        BEST(seconds, dlm__int8_matmul(b->compute, M, x, DLM_F32, weights, 0, N, NULL, y));
         snprintf(what, sizeof what, "product %zu %zu %zu B' int8", M, N, K);
         report_flops(b, what, 2.0 * (double)M * (double)N * (double)K, seconds);
         dlm__int8_free(weights);

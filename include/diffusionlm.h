@@ -261,8 +261,8 @@ typedef enum dlm_weights { DLM_WEIGHTS_EMA, DLM_WEIGHTS_RAW } dlm_weights;      
 /* What the operands of matrix products are. AUTO: I8 for a file that holds that, else bf16 where the
  * processor multiplies it, else f32. I8: of the matrices that multiply tokens (queries, keys and values,
  * projection, MLP, final layer) each row is held in 8 bits with a scale of its own, as is each token's state
- * when it comes to them; sums are exact. It is for models that are used, not trained, and moves a NELBO by
- * less than 0.5 %. */
+ * when it comes to them; sums are exact, and all else is as with AUTO. It is for models that are used, not
+ * trained, and moves a NELBO by less than 0.5 %. */
 typedef enum dlm_precision {
     DLM_PRECISION_AUTO,
     DLM_PRECISION_F32,

@@ -100,12 +100,11 @@ void dlm__int8_values(const dlm_int8 *weights, float *w);
 size_t dlm__int8_unit(void);
 /* Whether products of so many rows need no preparation, so that these need not be rounded. */
 bool dlm__int8_any_rows(const dlm_compute *compute);
-/* Y (M,n) = X (M,K) W^T + bias (n), W the rows first .. first + n - 1 of the weights. Each row of X is
- * rounded to 8 bits by its own scale; the sums are exact. A row of X with a value that is not finite gives no
- * numbers.
- */
-void dlm__int8_matmul(dlm_compute *compute, size_t M, const float *X, const dlm_int8 *weights, size_t first,
-                      size_t n, const float *bias, float *Y);
+/* Y (M,n) = X (M,K) W^T + bias (n), W the rows first .. first + n - 1 of the weights, X of `type`, float32 or
+ * bfloat16. Each row of X is rounded to 8 bits by its own scale; the sums are exact. A row of X with a value
+ * that is not finite gives no numbers. */
+void dlm__int8_matmul(dlm_compute *compute, size_t M, const void *X, dlm_dtype type, const dlm_int8 *weights,
+                      size_t first, size_t n, const float *bias, float *Y);
 
 /* ---- embeddings and time ------------------------------------------------------------------------------ */
 

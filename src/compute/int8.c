@@ -36,7 +36,7 @@ static size_t place(size_t k) {
 
 static void pack(dlm_compute *compute, const float *w, const dlm_int8 *weights, int8_t *row, size_t n) {
     const size_t K = weights->K;
-    weights->scale[n] = compute->kernels->quantise(K, w + n * K, DLM_INT8_SIGNED, 1, row);
+    weights->scale[n] = compute->kernels->quantise(K, w + n * K, DLM_F32, DLM_INT8_SIGNED, 1, row);
     int8_t *to = row_of(weights, n);
     int32_t sum = 0;
     for (size_t k = 0; k < K; k++) sum += row[k];
@@ -144,10 +144,11 @@ static unsigned char *row_at(const activations *a, size_t m) {
     return a->q + m / a->group * a->group * a->row + m % a->group * 4 * dlm__int8_size(a->form);
 }
 
-static void quantise(const dlm_compute *compute, size_t K, const float *X, const activations *a,
-                     dlm_range rows) {
+static void quantise(const dlm_compute *compute, size_t K, const void *X, dlm_dtype type,
+                     const activations *a, dlm_range rows) {
     for (size_t m = rows.first; m < rows.last; m++)
-        a->scale[m] = compute->kernels->quantise(K, X + m * K, a->form, a->group, row_at(a, m));
+        a->scale[m] = compute->kernels->quantise(K, dlm__const_element(X, type, m * K), type, a->form,
+                                                 a->group, row_at(a, m));
 }
 
 /* Some rows, all columns that w has. */
@@ -180,15 +181,15 @@ static int cut(size_t row_units, size_t column_units, int team) {
 
 #ifdef DLM_BACKEND_ONEDNN
 /* By oneDNN, whose bytes of activations have no sign: the sums are in Y, then the values in their place. */
-static void by_onednn(dlm_compute *compute, size_t M, const float *X, const dlm_int8 *weights, size_t first,
-                      size_t n, const float *bias, float *Y) {
+static void by_onednn(dlm_compute *compute, size_t M, const void *X, dlm_dtype type, const dlm_int8 *weights,
+                      size_t first, size_t n, const float *bias, float *Y) {
     const size_t K = weights->K;
     const dlm_product product = {.M = M, .N = n, .K = K, .transpose_b = true, .type = DLM_I8};
     activations a;
     if (!make_room(compute, M, K, DLM_INT8_RAISED, 1, &a)) return;
     int team = dlm__team(M * K, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (int part = 0; part < team; part++) quantise(compute, K, X, &a, dlm__part(M, 1, part, team));
+    for (int part = 0; part < team; part++) quantise(compute, K, X, type, &a, dlm__part(M, 1, part, team));
     if (dlm__onednn_product(compute->onednn, &product, (dlm_strides){a.row, K, n}, a.q,
                             weights->rows + first * K, NULL, Y, &compute->error) != DLM_OK)
         return;
@@ -200,15 +201,15 @@ static void by_onednn(dlm_compute *compute, size_t M, const float *X, const dlm_
 }
 #endif
 
-void dlm__int8_matmul(dlm_compute *compute, size_t M, const float *X, const dlm_int8 *weights, size_t first,
-                      size_t n, const float *bias, float *Y) {
+void dlm__int8_matmul(dlm_compute *compute, size_t M, const void *X, dlm_dtype type, const dlm_int8 *weights,
+                      size_t first, size_t n, const float *bias, float *Y) {
     const size_t K = weights->K;
     activations a;
     assert(first % DLM_PANEL == 0 && first + n <= weights->N);
     if (M == 0 || n == 0) return;
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn_int8 && weights->rows != NULL) {
-        by_onednn(compute, M, X, weights, first, n, bias, Y);
+        by_onednn(compute, M, X, type, weights, first, n, bias, Y);
         return;
     }
 #endif
@@ -220,7 +221,8 @@ void dlm__int8_matmul(dlm_compute *compute, size_t M, const float *X, const dlm_
 #pragma omp parallel num_threads(team) if (team > 1)
     {
 #pragma omp for schedule(static)
-        for (int part = 0; part < team; part++) quantise(compute, K, X, &a, dlm__part(M, group, part, team));
+        for (int part = 0; part < team; part++)
+            quantise(compute, K, X, type, &a, dlm__part(M, group, part, team));
 #pragma omp for schedule(static) nowait
         for (int part = 0; part < team; part++) {
             const dlm_range r = dlm__part(n, DLM_PANEL, part % across, across);

@@ -12,16 +12,16 @@
 
 /* The largest |x|; not a number where one of them is not finite. Bits of floats without sign order as they
  * do, those that are not finite last. */
-static float row_reach(size_t n, const float *x) {
+INLINE float row_reach(size_t n, const void *x, dlm_dtype type) {
     const vi magnitude = 0x7fffffff - (vi){0};
     vi even = {0}, odd = {0};
     size_t i = 0;
     for (; i + 2 * W <= n; i += 2 * W) {
-        even = vi_max(even, (vi)vf_load(x + i) & magnitude);
-        odd = vi_max(odd, (vi)vf_load(x + i + W) & magnitude);
+        even = vi_max(even, (vi)vf_get(x, type, i) & magnitude);
+        odd = vi_max(odd, (vi)vf_get(x, type, i + W) & magnitude);
     }
     for (; i < n; i += W) {
-        const vf v = n - i < W ? vf_load_part(x + i, n - i) : vf_load(x + i);
+        const vf v = n - i < W ? vf_get_part(x, type, i, n - i) : vf_get(x, type, i);
         even = vi_max(even, (vi)v & magnitude);
     }
     const vi largest = vi_max(even, odd);
@@ -51,27 +51,34 @@ INLINE void put_integers(vi v, dlm_int8_form form, size_t quads, size_t step, ch
     }
 }
 
-INLINE void put_row(size_t n, const float *x, float factor, dlm_int8_form form, size_t step, char *q) {
+INLINE void put_row(size_t n, const void *x, dlm_dtype type, float factor, dlm_int8_form form, size_t step,
+                    char *q) {
     const size_t size = dlm__int8_size(form);
     size_t i = 0;
     for (; i + W <= n; i += W)
-        put_integers(vi_round(vf_load(x + i) * factor), form, W / 4, step, q + i * step * size);
+        put_integers(vi_round(vf_get(x, type, i) * factor), form, W / 4, step, q + i * step * size);
     if (i < n)
-        put_integers(vi_round(vf_load_part(x + i, n - i) * factor), form, (n - i + 3) / 4, step,
+        put_integers(vi_round(vf_get_part(x, type, i, n - i) * factor), form, (n - i + 3) / 4, step,
                      q + i * step * size);
 }
 
-float KERNEL(quantise)(size_t n, const float *x, dlm_int8_form form, size_t step, void *q) {
-    const float scale = row_reach(n, x) / 127.0F, factor = 1.0F / scale;
+/* The type is a constant where this is called. */
+INLINE float quantise_row(size_t n, const void *x, dlm_dtype type, dlm_int8_form form, size_t step, void *q) {
+    const float scale = row_reach(n, x, type) / 127.0F, factor = 1.0F / scale;
     if (!isfinite(factor)) {
         for (size_t i = 0; i < n; i += 4)
             put_integers((vi){0}, form, 1, step, (char *)q + i * step * dlm__int8_size(form));
     } else if (form == INT8_FORM && step == INT8_ROWS) {
-        put_row(n, x, factor, INT8_FORM, INT8_ROWS, q);
+        put_row(n, x, type, factor, INT8_FORM, INT8_ROWS, q);
     } else {
-        put_row(n, x, factor, form, step, q);
+        put_row(n, x, type, factor, form, step, q);
     }
     return scale;
+}
+
+float KERNEL(quantise)(size_t n, const void *x, dlm_dtype type, dlm_int8_form form, size_t step, void *q) {
+    if (type == DLM_BF16) return quantise_row(n, x, DLM_BF16, form, step, q);
+    return quantise_row(n, x, DLM_F32, form, step, q);
 }
 
 /* ---- the product -------------------------------------------------------------------------------------- */

@@ -126,9 +126,9 @@ typedef struct dlm_kernels {
     float (*cross_entropy)(size_t V, const float *logits, size_t target, float weight, void *dlogits,
                            dlm_dtype type);
 
-    /* x (n) is about scale * q with the largest |q| 127: the scale is returned, not a number where any x is
-     * not finite (q is then 0). Quads of q are `step` quads apart, the last one filled up with 0. */
-    float (*quantise)(size_t n, const float *x, dlm_int8_form form, size_t step, void *q);
+    /* x (n) of `type` is about scale * q with the largest |q| 127: the scale is returned, not a number where
+     * any x is not finite (q is then 0). Quads of q are `step` quads apart, the last one filled up with 0. */
+    float (*quantise)(size_t n, const void *x, dlm_dtype type, dlm_int8_form form, size_t step, void *q);
     /* y = (float)(sum of a * panel, exact) * (a_scale * scale) + bias */
     void (*int8_product)(const dlm_int8_product *product);
     /* How it takes the activations. */

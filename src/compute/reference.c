@@ -283,17 +283,17 @@ static void put_integer(dlm_int8_form form, void *q, size_t i, long value) {
         ((uint8_t *)q)[i] = (uint8_t)(value + DLM_RAISED);
 }
 
-static float quantise(size_t n, const float *x, dlm_int8_form form, size_t step, void *q) {
+static float quantise(size_t n, const void *x, dlm_dtype type, dlm_int8_form form, size_t step, void *q) {
     float largest = 0;
     bool finite = true;
     for (size_t i = 0; i < n; i++) {
-        finite = finite && isfinite(x[i]);
-        largest = fmaxf(largest, fabsf(x[i]));
+        finite = finite && isfinite(get(x, type, i));
+        largest = fmaxf(largest, fabsf(get(x, type, i)));
     }
     const float scale = largest / 127.0F, factor = 1.0F / scale;
     const bool any = finite && isfinite(factor);
     for (size_t i = 0; i < (n + 3) / 4 * 4; i++)
-        put_integer(form, q, i / 4 * step * 4 + i % 4, i < n && any ? lrintf(x[i] * factor) : 0);
+        put_integer(form, q, i / 4 * step * 4 + i % 4, i < n && any ? lrintf(get(x, type, i) * factor) : 0);
     return finite ? scale : NAN;
 }
 

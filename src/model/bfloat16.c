@@ -31,10 +31,11 @@ void dlm__network_refresh_part(dlm_compute *compute, const dlm_network *network,
 void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
     const dlm_layout *layout = network->layout;
     if (network->params_bf16 == NULL) return;
-    if (!network->panels) {
+    if (!network->panels && network->int8 == NULL) {
         dlm__to_type(compute, layout->total, network->params, network->params_bf16, DLM_BF16);
         return;
     }
     for (size_t i = 0; i < layout->n; i++)
-        dlm__network_refresh_part(compute, network, &layout->params[i], 0, layout->params[i].count);
+        if (network->int8 == NULL || network->int8[i] == NULL)
+            dlm__network_refresh_part(compute, network, &layout->params[i], 0, layout->params[i].count);
 }

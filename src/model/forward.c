@@ -34,7 +34,7 @@ void dlm__linear(dlm_workspace *w, const dlm_network *network, size_t rows, size
     size_t first;
     const dlm_int8 *int8 = dlm__network_int8(network, weight, &first);
     if (int8 != NULL) {
-        dlm__int8_matmul(w->compute, rows, x, int8, first, out, network->params + bias, y);
+        dlm__int8_matmul(w->compute, rows, x, w->type, int8, first, out, network->params + bias, y);
         return;
     }
     dlm_product product = {.M = rows, .N = out, .K = in, .transpose_b = true, .type = w->type};

@@ -1,6 +1,6 @@
 /* The matrices that multiply the states of tokens, in 8 bits: queries, keys and values, projection, MLP, and
- * the final layer. What is made of times, the embeddings, norms and biases stay in float32: the first is a
- * small part of the work and wants precision, the others are not multiplied. */
+ * the final layer. What is made of times is a small part of the work and wants precision: it is multiplied
+ * in the network's type. Embeddings, norms and biases stay in float32 as they do elsewhere. */
 #include "model/network.h"
 
 #include <stdlib.h>

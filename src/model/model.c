@@ -26,16 +26,14 @@ static dlm_status allocate_network(dlm_model *model, dlm_error *err) {
     return dlm__network_allocate_bf16(network, false, err);
 }
 
-/* The bfloat16 copy, or the 8-bit matrices, of what is in params. */
+/* The 8-bit matrices and the bfloat16 copy of what is in params. */
 static dlm_status convert_network(dlm_model *model, dlm_error *err) {
     dlm_compute *compute;
     dlm_status status = DLM_OK;
     if (model->network.type != DLM_BF16 && !model->int8) return DLM_OK;
     DLM_TRY(dlm__compute_create(NULL, &compute, err));
-    if (model->int8)
-        status = dlm__network_quantise(compute, &model->network, err);
-    else
-        dlm__network_refresh(compute, &model->network);
+    if (model->int8) status = dlm__network_quantise(compute, &model->network, err);
+    if (status == DLM_OK) dlm__network_refresh(compute, &model->network);
     dlm__compute_free(compute);
     return status;
 }
@@ -43,17 +41,19 @@ static dlm_status convert_network(dlm_model *model, dlm_error *err) {
 /* The weights of a file, and the bfloat16 copy or the 8-bit matrices of them. */
 static dlm_status read_weights(dlm_model *model, const dlm_tensors *tensors, const dlm_beside *beside,
                                dlm_error *err) {
+    const dlm_network floats = {.layout = model->layout, .params = model->network.params};
+    const dlm_network *network = model->int8 ? &floats : &model->network;
     dlm_compute *compute = NULL;
-    if (model->network.params_bf16 != NULL) DLM_TRY(dlm__compute_create(NULL, &compute, err));
-    const dlm_status status = dlm__network_read(&model->network, tensors, compute, beside, err);
+    if (network->params_bf16 != NULL) DLM_TRY(dlm__compute_create(NULL, &compute, err));
+    const dlm_status status = dlm__network_read(network, tensors, compute, beside, err);
     dlm__compute_free(compute);
     return status == DLM_OK && model->int8 ? convert_network(model, err) : status;
 }
 
-/* What products work on: with 8-bit matrices the others in float32. */
+/* What products work on: beside 8-bit matrices what is fastest here. */
 static dlm_status choose_type(dlm_model *model, dlm_precision precision, dlm_error *err) {
     model->int8 = precision == DLM_PRECISION_INT8;
-    return dlm__precision_type(model->int8 ? DLM_PRECISION_F32 : precision, &model->network.type, err);
+    return dlm__precision_type(model->int8 ? DLM_PRECISION_AUTO : precision, &model->network.type, err);
 }
 
 dlm_status dlm__precision_type(dlm_precision precision, dlm_dtype *type, dlm_error *err) {

@@ -81,8 +81,8 @@ void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 /* ---- network (forward.c, times.c, int8.c, backward.c) ------------------------------------------------- */
 
 /* Weights ready for products: the float32 block, and its bfloat16 copy where products take that, unless they
- * round the float32 weights themselves; or the matrices of tokens in 8 bits, whose places in the float32
- * block then hold what these stand for. */
+ * round the float32 weights themselves. The matrices of tokens may be in 8 bits: their places in the float32
+ * block then hold what these stand for, those in the copy nothing. */
 typedef struct dlm_network {
     const dlm_layout *layout;
     float *params;         /* (total) */

@@ -25,19 +25,24 @@ static float *whole_numbers(size_t rows, size_t K, uint32_t stream) {
 }
 
 /* Values whose product by this library's own kernels has to be exact, of columns first .. N - 1, with and
- * without bias. The context is one whose products oneDNN may make otherwise. */
+ * without bias, from float32 and from bfloat16. The context is one whose products oneDNN may make otherwise.
+ */
 static void exact_product(dlm_compute *compute, size_t M, size_t N, size_t K, size_t first, const float *x,
                           const float *w) {
     const size_t n = N - first;
     const bool onednn = compute->onednn_int8;
     float *bias = random_floats(N, 100, 5);
     buffer y = buffer_make(M * n, sizeof(float)), with = buffer_make(M * n, sizeof(float));
+    buffer half = buffer_make(M * K, sizeof(dlm_bf16)), same = buffer_make(M * n, sizeof(float));
+    dlm__to_type(compute, M * K, x, half.x, DLM_BF16);
     compute->onednn_int8 = false;
     dlm_int8 *weights = make(compute, N, K, w);
     REQUIRE(weights != NULL && weights->rows == NULL);
     check_context("%zu x %zu x %zu from column %zu", M, N, K, first);
-    dlm__int8_matmul(compute, M, x, weights, first, n, NULL, y.x);
-    dlm__int8_matmul(compute, M, x, weights, first, n, bias + first, with.x);
+    dlm__int8_matmul(compute, M, x, DLM_F32, weights, first, n, NULL, y.x);
+    dlm__int8_matmul(compute, M, x, DLM_F32, weights, first, n, bias + first, with.x);
+    dlm__int8_matmul(compute, M, half.x, DLM_BF16, weights, first, n, NULL, same.x);
+    CHECK_MEM_EQ(same.x, y.x, M * n * sizeof(float));
     compute->onednn_int8 = onednn;
     for (size_t m = 0; m < M; m++)
         for (size_t j = 0; j < n; j++) {
@@ -48,7 +53,7 @@ static void exact_product(dlm_compute *compute, size_t M, size_t N, size_t K, si
             CHECK_MEM_EQ((float *)with.x + m * n + j, &more, sizeof more);
         }
     dlm__int8_free(weights);
-    buffer_free(y), buffer_free(with);
+    buffer_free(y), buffer_free(with), buffer_free(half), buffer_free(same);
     free(bias);
 }
 
@@ -127,24 +132,27 @@ TEST(teams_of_any_size) {
     dlm_set_threads(0);
 }
 
-/* Integers of every form, side by side and apart, are the plain loops'. */
+/* Integers of every form, side by side and apart, from either type, are the plain loops'. */
 static void forms(dlm_compute *plain, dlm_compute *compute) {
     enum { MOST = 100 };
     for (size_t n = 1; n <= MOST; n++)
         for (int form = DLM_INT8_SIGNED; form <= DLM_INT8_RAISED; form++)
             for (size_t step = 1; step <= 16; step += step < 3 ? 1 : step < 9 ? 3 : 4) {
                 const dlm_int8_form as = (dlm_int8_form)form;
+                const dlm_dtype type = (n + step) % 2 == 0 ? DLM_F32 : DLM_BF16;
                 const size_t bytes = ((n - 1) / 4 * step + 1) * 4 * dlm__int8_size(as);
                 float *x = random_floats(n, 3, (uint32_t)n);
                 if (n % 10 == 0) x[n / 2] = n % 20 == 0 ? NAN : -INFINITY;
                 if (n % 10 == 1) memset(x, 0, n * sizeof *x);
                 buffer q = buffer_make(bytes, 1), want = buffer_make(bytes, 1);
-                check_context("%zu in form %d, %zu apart", n, form, step);
-                const float scale = compute->kernels->quantise(n, x, as, step, q.x);
-                const float same = plain->kernels->quantise(n, x, as, step, want.x);
+                buffer of = buffer_make(n, dlm__dtype_size(type));
+                dlm__to_type(plain, n, x, of.x, type);
+                check_context("%zu in form %d, %zu apart, type %d", n, form, step, (int)type);
+                const float scale = compute->kernels->quantise(n, of.x, type, as, step, q.x);
+                const float same = plain->kernels->quantise(n, of.x, type, as, step, want.x);
                 CHECK(isnan(same) ? isnan(scale) : scale == same);
                 CHECK_MEM_EQ(q.x, want.x, bytes);
-                buffer_free(q), buffer_free(want);
+                buffer_free(q), buffer_free(want), buffer_free(of);
                 free(x);
             }
 }
@@ -164,7 +172,7 @@ static void largest(dlm_compute *plain, dlm_compute *compute) {
     for (size_t i = 0; i < K; i++) x[i] = w[i] = 127, w[K + i] = -127;
     dlm_int8 *weights = make(compute, 2, K, w);
     REQUIRE(weights != NULL);
-    dlm__int8_matmul(compute, 1, x, weights, 0, 2, NULL, y);
+    dlm__int8_matmul(compute, 1, x, DLM_F32, weights, 0, 2, NULL, y);
     CHECK_CLOSE(y[0], 127.0 * 127 * K, 128);
     CHECK_CLOSE(y[1], -127.0 * 127 * K, 128);
     dlm__int8_free(weights);
@@ -195,8 +203,8 @@ static void rounded(dlm_compute *plain, dlm_compute *compute) {
         dlm__int8_integers(weights, q), dlm__int8_integers(same, q + N * K);
         CHECK_MEM_EQ(q, q + N * K, N * K);
         free(q);
-        dlm__int8_matmul(compute, M, x, weights, 0, N, bias, y.x);
-        dlm__int8_matmul(plain, M, x, weights, 0, N, bias, want.x);
+        dlm__int8_matmul(compute, M, x, DLM_F32, weights, 0, N, bias, y.x);
+        dlm__int8_matmul(plain, M, x, DLM_F32, weights, 0, N, bias, want.x);
         check_agree(y.x, want.x, DLM_F32, M * N, 3e-7, "int8 product");
         for (size_t m = 0; m < M; m++)
             for (size_t n = 0; n < N; n++) {
@@ -212,7 +220,7 @@ static void rounded(dlm_compute *plain, dlm_compute *compute) {
                             off + 0.3 * (double)K * reach / 127 * (double)weights->scale[n]);
             }
         const size_t unit = dlm__int8_unit(), first = N / 2 / unit * unit, n = N - first;
-        dlm__int8_matmul(compute, M, x, weights, first, n, bias + first, want.x);
+        dlm__int8_matmul(compute, M, x, DLM_F32, weights, first, n, bias + first, want.x);
         for (size_t m = 0; m < M; m++)
             CHECK_MEM_EQ((float *)want.x + m * n, (float *)y.x + m * N + first, n * sizeof(float));
         dlm__int8_free(weights), dlm__int8_free(same);
@@ -240,7 +248,7 @@ static void odd_rows(dlm_compute *plain, dlm_compute *compute) {
     memset(w + K, 0, K * sizeof *w);
     dlm_int8 *weights = make(compute, N, K, w);
     REQUIRE(weights != NULL);
-    dlm__int8_matmul(compute, M, x, weights, 0, N, NULL, y);
+    dlm__int8_matmul(compute, M, x, DLM_F32, weights, 0, N, NULL, y);
     for (size_t n = 0; n < N; n++) {
         CHECK(y[n] == 0 && fabsf(y[N + n]) < 1e-40F);
         for (size_t m = 2; m < 5; m++) CHECK(isnan(y[m * N + n]));
@@ -272,12 +280,12 @@ static void by_onednn(dlm_compute *plain, dlm_compute *compute) {
         dlm_int8 *weights = make(compute, N, K, w), *same = make(plain, N, K, w);
         REQUIRE(weights != NULL && same != NULL && weights->rows != NULL && same->rows == NULL);
         check_context("%zu x %zu x %zu", M, N, K);
-        dlm__int8_matmul(compute, M, x, weights, 0, N, NULL, y.x);
-        dlm__int8_matmul(plain, M, x, same, 0, N, NULL, want.x);
+        dlm__int8_matmul(compute, M, x, DLM_F32, weights, 0, N, NULL, y.x);
+        dlm__int8_matmul(plain, M, x, DLM_F32, same, 0, N, NULL, want.x);
         check_agree(y.x, want.x, DLM_F32, M * N, 3e-7, "oneDNN's int8 product");
         const size_t unit = dlm__int8_unit(), first = N / 2 / unit * unit, n = N - first;
-        dlm__int8_matmul(compute, M, x, weights, first, n, bias + first, y.x);
-        dlm__int8_matmul(plain, M, x, same, first, n, bias + first, want.x);
+        dlm__int8_matmul(compute, M, x, DLM_F32, weights, first, n, bias + first, y.x);
+        dlm__int8_matmul(plain, M, x, DLM_F32, same, first, n, bias + first, want.x);
         check_agree(y.x, want.x, DLM_F32, M * n, 3e-7, "oneDNN's int8 product, a part");
         dlm__int8_free(weights), dlm__int8_free(same);
         buffer_free(y), buffer_free(want);
