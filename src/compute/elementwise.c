@@ -4,22 +4,23 @@
 #include <math.h>
 #include <string.h>
 
-void dlm__gelu(dlm_compute *compute, size_t n, const float *x, void *y, dlm_dtype type) {
+void dlm__gelu(dlm_compute *compute, size_t n, const float *x, void *y, void *kept, dlm_dtype type) {
     const int team = dlm__team(n, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (int part = 0; part < team; part++) {
         const dlm_range r = dlm__part(n, DLM_LANES, part, team);
-        compute->kernels->gelu(r.last - r.first, x + r.first, dlm__element(y, type, r.first), type);
+        compute->kernels->gelu(r.last - r.first, x + r.first, dlm__element(y, type, r.first),
+                               kept == NULL ? NULL : dlm__element(kept, type, r.first), type);
     }
 }
 
-void dlm__gelu_backward(dlm_compute *compute, size_t n, const float *x, const float *dy, void *dx, void *y,
+void dlm__gelu_backward(dlm_compute *compute, size_t n, const void *x, const float *dy, void *dx, void *y,
                         dlm_dtype type) {
     const int team = dlm__team(n, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (int part = 0; part < team; part++) {
         const dlm_range r = dlm__part(n, DLM_LANES, part, team);
-        compute->kernels->gelu_backward(r.last - r.first, x + r.first, dy + r.first,
+        compute->kernels->gelu_backward(r.last - r.first, dlm__const_element(x, type, r.first), dy + r.first,
                                         dlm__element(dx, type, r.first),
                                         y == NULL ? NULL : dlm__element(y, type, r.first), type);
     }

@@ -53,24 +53,32 @@ INLINE vf gelu_of(vf x, vf *slope) {
     return at_least * s;
 }
 
-void KERNEL(gelu)(size_t n, const float *x, void *y, dlm_dtype type) {
+void KERNEL(gelu)(size_t n, const float *x, void *y, void *kept, dlm_dtype type) {
     size_t i = 0;
-    for (; i + W <= n; i += W) vf_put(y, type, i, gelu_of(vf_load(x + i), NULL));
-    if (i < n) vf_put_part(y, type, i, gelu_of(vf_load_part(x + i, n - i), NULL), n - i);
+    for (; i + W <= n; i += W) {
+        const vf v = vf_load(x + i);
+        if (kept != NULL) vf_put(kept, type, i, v);
+        vf_put(y, type, i, gelu_of(v, NULL));
+    }
+    if (i < n) {
+        const vf v = vf_load_part(x + i, n - i);
+        if (kept != NULL) vf_put_part(kept, type, i, v, n - i);
+        vf_put_part(y, type, i, gelu_of(v, NULL), n - i);
+    }
 }
 
-void KERNEL(gelu_backward)(size_t n, const float *x, const float *dy, void *dx, void *y, dlm_dtype type) {
+void KERNEL(gelu_backward)(size_t n, const void *x, const float *dy, void *dx, void *y, dlm_dtype type) {
     size_t i = 0;
     for (; i + W <= n; i += W) {
         vf slope;
-        const vf value = gelu_of(vf_load(x + i), &slope), up = vf_load(dy + i);
+        const vf value = gelu_of(vf_get(x, type, i), &slope), up = vf_load(dy + i);
         if (y != NULL) vf_put(y, type, i, value);
         vf_put(dx, type, i, up * slope);
     }
     if (i < n) {
         const size_t rest = n - i;
         vf slope;
-        const vf value = gelu_of(vf_load_part(x + i, rest), &slope), up = vf_load_part(dy + i, rest);
+        const vf value = gelu_of(vf_get_part(x, type, i, rest), &slope), up = vf_load_part(dy + i, rest);
         if (y != NULL) vf_put_part(y, type, i, value, rest);
         vf_put_part(dx, type, i, up * slope, rest);
     }

@@ -146,18 +146,20 @@ void KERNEL(gated_residual)(size_t rows, size_t C, const float *h, const float *
 }
 
 void KERNEL(gated_residual_backward)(size_t rows, size_t C, const float *dout, const float *gate,
-                                     const float *y, void *dy, dlm_dtype type, float *dgate) {
-    for (size_t r = 0; r < rows; r++, dout += C, y += C) {
+                                     const void *y, dlm_dtype y_type, void *dy, dlm_dtype type,
+                                     float *dgate) {
+    for (size_t r = 0; r < rows; r++, dout += C) {
         size_t c = 0;
         for (; c + W <= C; c += W) {
             const vf slope = vf_load(dout + c);
-            vf_store(dgate + c, vf_fma(slope, vf_load(y + c), vf_load(dgate + c)));
+            vf_store(dgate + c, vf_fma(slope, vf_get(y, y_type, r * C + c), vf_load(dgate + c)));
             vf_put(dy, type, r * C + c, slope * vf_load(gate + c));
         }
         if (c < C) {
             const size_t n = C - c;
             const vf slope = vf_load_part(dout + c, n);
-            vf_store_part(dgate + c, vf_fma(slope, vf_load_part(y + c, n), vf_load_part(dgate + c, n)), n);
+            const vf value = vf_get_part(y, y_type, r * C + c, n);
+            vf_store_part(dgate + c, vf_fma(slope, value, vf_load_part(dgate + c, n)), n);
             vf_put_part(dy, type, r * C + c, slope * vf_load_part(gate + c, n), n);
         }
     }

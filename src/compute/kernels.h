@@ -77,8 +77,8 @@ typedef struct dlm_kernels {
     /* y (n) = x rounded to nearest even; NaN stays NaN. */
     void (*to_bf16)(size_t n, const float *x, dlm_bf16 *y);
     void (*from_bf16)(size_t n, const dlm_bf16 *x, float *y);
-    void (*gelu)(size_t n, const float *x, void *y, dlm_dtype type);
-    void (*gelu_backward)(size_t n, const float *x, const float *dy, void *dx, void *y, dlm_dtype type);
+    void (*gelu)(size_t n, const float *x, void *y, void *kept, dlm_dtype type);
+    void (*gelu_backward)(size_t n, const void *x, const float *dy, void *dx, void *y, dlm_dtype type);
     void (*silu)(size_t n, const float *x, void *y, dlm_dtype type);
     void (*silu_backward)(size_t n, const float *x, const float *dy, float *dx);
     /* sum (n) += the columns first .. first + n - 1 of x (rows, N), summed. */
@@ -95,7 +95,7 @@ typedef struct dlm_kernels {
     void (*gated_residual)(size_t rows, size_t C, const float *h, const float *gate, const float *y,
                            float *out);
     void (*gated_residual_backward)(size_t rows, size_t C, const float *dout, const float *gate,
-                                    const float *y, void *dy, dlm_dtype type, float *dgate);
+                                    const void *y, dlm_dtype y_type, void *dy, dlm_dtype type, float *dgate);
 
     /* Turns the H heads of x (H, D) by the angles of one position; cosine, sine (D/2). */
     void (*rotate)(size_t H, size_t D, const float *cosine, const float *sine, bool inverse, float *x);

@@ -57,17 +57,18 @@ static void from_bf16(size_t n, const dlm_bf16 *x, float *y) {
 static const double gelu_slope = 0.79788456080286535588; /* sqrt(2/pi) */
 static const double gelu_cubic = 0.044715;
 
-static void gelu(size_t n, const float *x, void *y, dlm_dtype type) {
+static void gelu(size_t n, const float *x, void *y, void *kept, dlm_dtype type) {
     for (size_t i = 0; i < n; i++) {
         const double v = (double)x[i];
+        if (kept != NULL) put(kept, type, i, v);
         put(y, type, i, 0.5 * v * (1 + tanh(gelu_slope * (v + gelu_cubic * v * v * v))));
     }
 }
 
 /* With u the argument of tanh:  GELU' = (1 + tanh u)/2 + x/2 (1 - tanh^2 u) u'. */
-static void gelu_backward(size_t n, const float *x, const float *dy, void *dx, void *y, dlm_dtype type) {
+static void gelu_backward(size_t n, const void *x, const float *dy, void *dx, void *y, dlm_dtype type) {
     for (size_t i = 0; i < n; i++) {
-        const double v = (double)x[i];
+        const double v = (double)get(x, type, i);
         const double t = tanh(gelu_slope * (v + gelu_cubic * v * v * v));
         const double slope = gelu_slope * (1 + 3 * gelu_cubic * v * v);
         if (y != NULL) put(y, type, i, 0.5 * v * (1 + t));
@@ -149,11 +150,11 @@ static void gated_residual(size_t rows, size_t C, const float *h, const float *g
 }
 
 static void gated_residual_backward(size_t rows, size_t C, const float *dout, const float *gate,
-                                    const float *y, void *dy, dlm_dtype type, float *dgate) {
+                                    const void *y, dlm_dtype y_type, void *dy, dlm_dtype type, float *dgate) {
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < C; c++) {
             const size_t i = r * C + c;
-            dgate[c] += dout[i] * y[i];
+            dgate[c] += dout[i] * get(y, y_type, i);
             put(dy, type, i, (double)gate[c] * (double)dout[i]);
         }
 }

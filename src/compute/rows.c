@@ -175,8 +175,8 @@ void dlm__modulated_norm_backward(dlm_compute *compute, dlm_segments seg, size_t
 }
 
 void dlm__gated_residual_backward(dlm_compute *compute, dlm_segments seg, size_t C, const float *dout,
-                                  const float *gate, size_t stride, const float *y, void *dy, dlm_dtype type,
-                                  float *dgate, size_t dstride) {
+                                  const float *gate, size_t stride, const void *y, dlm_dtype y_type, void *dy,
+                                  dlm_dtype type, float *dgate, size_t dstride) {
     const size_t T = rows_of(seg);
     const int team = team_for(T, C);
     partial_sums sums;
@@ -189,7 +189,8 @@ void dlm__gated_residual_backward(dlm_compute *compute, dlm_segments seg, size_t
         for (size_t row = r.first, end; row < r.last; row = end) {
             end = stretch(seg, row, r.last, &s);
             compute->kernels->gated_residual_backward(end - row, C, dout + row * C, gate + s * stride,
-                                                      y + row * C, dlm__element(dy, type, row * C), type,
+                                                      dlm__const_element(y, y_type, row * C), y_type,
+                                                      dlm__element(dy, type, row * C), type,
                                                       seg.offsets[s] < r.first ? own : dgate + s * dstride);
         }
     }

@@ -1,7 +1,8 @@
 /* The backward pass: the steps of forward.c in reverse, each adding to the gradient block.
  *
- * Of every layer the forward pass keeps what is dear to compute (see pass.h); the state between a block's
- * branches, the normalised operands and GELU's outputs are computed again. */
+ * Of every layer the forward pass keeps what is dear to compute (see pass.h), what goes no further than into
+ * an operand or a sum over tokens in the operand type; the state between a block's branches, the normalised
+ * operands and GELU's outputs are computed again. */
 #include "model/pass.h"
 
 #include <string.h>
@@ -77,8 +78,8 @@ static void transform_backward(dlm_workspace *w, const dlm_network *network, con
     size_t n = seg.offsets[seg.n], rounded = dlm__round_rows(w->compute, w->type, n);
     const float *shift = mod.base + 3 * C, *scale = mod.base + 4 * C, *gate = mod.base + 5 * C;
     float *dshift = back->dmod + 3 * C, *dscale = back->dmod + 4 * C, *dgate = back->dmod + 5 * C;
-    dlm__gated_residual_backward(w->compute, seg, C, back->dh, gate, mod.stride, layer->y2, back->dy, w->type,
-                                 dgate, 6 * C);
+    dlm__gated_residual_backward(w->compute, seg, C, back->dh, gate, mod.stride, layer->y2, w->type, back->dy,
+                                 w->type, dgate, 6 * C);
     dlm__zero_tail(back->dy, n, rounded, C, w->type);
     linear_input(w, network, rounded, F, C, back->dy, block->fc2_w, false, back->wide);
     dlm__gelu_backward(w->compute, n * F, layer->f1, back->wide, back->wide_operand, w->g, w->type);
@@ -100,7 +101,7 @@ static void project_backward(dlm_workspace *w, const dlm_network *network, const
     size_t C = w->layout->config.hidden_size, n = seg.offsets[seg.n];
     size_t rounded = dlm__round_rows(w->compute, w->type, n);
     dlm__gated_residual_backward(w->compute, seg, C, back->dh, mod.base + 2 * C, mod.stride, layer->y1,
-                                 back->dy, w->type, back->dmod + 2 * C, 6 * C);
+                                 DLM_F32, back->dy, w->type, back->dmod + 2 * C, 6 * C);
     dlm__zero_tail(back->dy, n, rounded, C, w->type);
     linear_gradients(w, n, rounded, C, C, back->dy, layer->o, gradients + block->proj_w,
                      gradients + block->proj_b);

@@ -151,15 +151,17 @@ static void transform(dlm_workspace *w, const dlm_network *network, const dlm_bl
                       const dlm_layer *layer, dlm_modulation mod, dlm_segments runs, float *next) {
     size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
     size_t n = runs.offsets[runs.n], rounded = dlm__round_rows(w->compute, w->type, n);
+    float *f1 = w->compact ? w->back.wide : layer->f1, *y2 = w->compact ? w->back.narrow : layer->y2;
     const float *shift = mod.base + 3 * C, *scale = mod.base + 4 * C, *gate = mod.base + 5 * C;
     dlm__modulated_norm(w->compute, runs, C, w->mid, shift, scale, mod.stride, layer->mean2, layer->rstd2,
                         w->a, w->type);
     dlm__zero_tail(w->a, n, rounded, C, w->type);
-    dlm__linear(w, network, rounded, C, F, w->a, block->fc1_w, block->fc1_b, layer->f1);
-    dlm__gelu(w->compute, n * F, layer->f1, w->g, w->type);
+    dlm__linear(w, network, rounded, C, F, w->a, block->fc1_w, block->fc1_b, f1);
+    dlm__gelu(w->compute, n * F, f1, w->g, w->compact ? layer->f1 : NULL, w->type);
     dlm__zero_tail(w->g, n, rounded, F, w->type);
-    dlm__linear(w, network, rounded, F, C, w->g, block->fc2_w, block->fc2_b, layer->y2);
-    dlm__gated_residual(w->compute, runs, C, w->mid, gate, mod.stride, layer->y2, next);
+    dlm__linear(w, network, rounded, F, C, w->g, block->fc2_w, block->fc2_b, y2);
+    dlm__gated_residual(w->compute, runs, C, w->mid, gate, mod.stride, y2, next);
+    if (w->compact) dlm__to_type(w->compute, n * C, y2, layer->y2, w->type);
 }
 
 /* ---- the last block ----------------------------------------------------------------------------------- */

@@ -17,8 +17,9 @@ typedef struct dlm_layer {
     float *qkv;                           /* (T,3C), q and k rotated */
     float *lse;                           /* (T,H), or NULL */
     void *o;                              /* (T,C) of the operand type: attention before proj */
-    float *y1, *y2;                       /* (T,C) what the branches add, before their gates */
-    float *f1;                            /* (T,F) before GELU */
+    float *y1;                            /* (T,C) what attention adds, before its gate */
+    void *y2;                             /* (T,C) what the MLP adds; of the operand type with training */
+    void *f1;                             /* (T,F) before GELU; so too */
 } dlm_layer;
 
 /* Gradients under way, and operands made from them. */
@@ -49,6 +50,8 @@ struct dlm_workspace {
     dlm_dtype type;
     dlm_workspace_size size;
     size_t chunk; /* rows whose logits are held at once */
+    bool compact; /* y2 and f1 are rounded when the forward pass has done with them, made in `back` until then
+                   */
     dlm_arena arena;
 
     /* the batch of the last pass */

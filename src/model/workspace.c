@@ -34,8 +34,9 @@ static void lay_block(dlm_workspace *w, dlm_layer *layer, size_t T, size_t S) {
     layer->lse = training ? floats(w, T, config->num_heads) : NULL;
     layer->o = operands(w, T, C);
     layer->y1 = floats(w, T, C);
-    layer->y2 = training ? floats(w, T, C) : layer->y1;
-    layer->f1 = floats(w, T, dlm__config_hidden(config));
+    layer->y2 = training ? operands(w, T, C) : layer->y1;
+    layer->f1 =
+        training ? operands(w, T, dlm__config_hidden(config)) : floats(w, T, dlm__config_hidden(config));
 }
 
 static void lay_blocks(dlm_workspace *w, size_t T, size_t S) {
@@ -128,6 +129,7 @@ dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_c
     w->compute = compute;
     w->type = type;
     w->size = size;
+    w->compact = size.training && type != DLM_F32;
     w->chunk = dlm__round_rows(compute, type, size.rows < CHUNK_ROWS ? size.rows : CHUNK_ROWS);
     w->layers = dlm__calloc(layout->config.depth + 1, sizeof *w->layers);
     dlm_status status = DLM_OK;

@@ -34,14 +34,24 @@ static void activations(dlm_compute *plain, dlm_compute *compute) {
             float *x = activation_inputs(n), *dy = random_floats(n, 1, 2);
             buffer y = buffer_make(n, size), want = buffer_make(n, size);
             buffer dx = buffer_make(n, size), want_dx = buffer_make(n, size);
-            dlm__gelu(compute, n, x, y.x, type);
-            dlm__gelu(plain, n, x, want.x, type);
+            buffer kept = buffer_make(n, size), rounded = buffer_make(n, size);
+            float *again = copy_floats(x, n);
+            dlm__gelu(compute, n, x, y.x, NULL, type);
+            dlm__gelu(plain, n, x, want.x, NULL, type);
             check_agree(y.x, want.x, type, n, 3e-7, "gelu");
             memset(y.x, 0, y.bytes);
-            dlm__gelu_backward(compute, n, x, dy, dx.x, y.x, type);
-            dlm__gelu_backward(plain, n, x, dy, want_dx.x, NULL, type);
+            dlm__gelu(compute, n, x, y.x, kept.x, type);
+            check_agree(y.x, want.x, type, n, 3e-7, "gelu, kept");
+            dlm__to_type(plain, n, x, rounded.x, type);
+            CHECK_MEM_EQ(kept.x, rounded.x, rounded.bytes);
+            if (type == DLM_BF16) dlm__from_bf16(plain, n, kept.x, again);
+            dlm__gelu(plain, n, again, want.x, NULL, type);
+            memset(y.x, 0, y.bytes);
+            dlm__gelu_backward(compute, n, kept.x, dy, dx.x, y.x, type);
+            dlm__gelu_backward(plain, n, kept.x, dy, want_dx.x, NULL, type);
             check_agree(y.x, want.x, type, n, 3e-7, "gelu again");
             check_agree(dx.x, want_dx.x, type, n, 6e-7, "gelu_backward");
+            buffer_free(kept), buffer_free(rounded), free(again);
             if (type == DLM_F32) {
                 dlm__gelu_backward(compute, n, x, dy, dy, y.x, type);
                 CHECK_MEM_EQ(dy, dx.x, n * sizeof *dy);

@@ -51,7 +51,7 @@ static void check_gradient(forward pass, const fixed *f, const float *x, const f
 }
 
 static void gelu_pass(const fixed *f, const float *x, float *out) {
-    dlm__gelu(f->plain, T * C, x, out, DLM_F32);
+    dlm__gelu(f->plain, T * C, x, out, NULL, DLM_F32);
 }
 static void silu_pass(const fixed *f, const float *x, float *out) {
     dlm__silu(f->plain, T * C, x, out, DLM_F32);
@@ -112,7 +112,7 @@ TEST(gradients) {
     check_gradient(norm_of_scale, &f, scale, w, second, 3 * C, T * C);
 
     memset(first, 0, sizeof first);
-    dlm__gated_residual_backward(plain, seg, C, w, shift, C, x + T * C, gradient, DLM_F32, first, C);
+    dlm__gated_residual_backward(plain, seg, C, w, shift, C, x + T * C, DLM_F32, gradient, DLM_F32, first, C);
     check_context("residual, y");
     check_gradient(residual_of_y, &f, x + T * C, w, gradient, T * C, T * C);
     check_context("residual, gate");

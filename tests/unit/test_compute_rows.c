@@ -65,7 +65,10 @@ static void residual(dlm_compute *plain, dlm_compute *compute) {
             const dlm_dtype type = variant % 2 == 0 ? DLM_F32 : DLM_BF16;
             const size_t C = widths[k], stride = variant < 2 ? 0 : C;
             float *h = random_floats(T * C, 1, 1), *gate = random_floats(mixed.n * C, 1, 2);
-            float *y = random_floats(T * C, 1, 3), *dgate0 = random_floats(mixed.n * C, 1, 4);
+            float *y = random_floats(T * C, 1, 3);
+            buffer kept = buffer_make(T * C, dlm__dtype_size(type));
+            dlm__to_type(plain, T * C, y, kept.x, type);
+            float *dgate0 = random_floats(mixed.n * C, 1, 4);
             float *in_place = copy_floats(h, T * C), *dout = random_floats(T * C, 1, 5);
             buffer out[2], dy[2], dgate[2];
             for (int i = 0; i < 2; i++) {
@@ -75,8 +78,8 @@ static void residual(dlm_compute *plain, dlm_compute *compute) {
                 dgate[i] = buffer_make(mixed.n * C, sizeof(float));
                 memcpy(dgate[i].x, dgate0, dgate[i].bytes);
                 dlm__gated_residual(on, mixed, C, h, gate, stride, y, out[i].x);
-                dlm__gated_residual_backward(on, mixed, C, dout, gate, stride, y, dy[i].x, type, dgate[i].x,
-                                             C);
+                dlm__gated_residual_backward(on, mixed, C, dout, gate, stride, kept.x, type, dy[i].x, type,
+                                             dgate[i].x, C);
             }
             dlm__gated_residual(compute, mixed, C, in_place, gate, stride, y, in_place);
             check_agree(out[0].x, out[1].x, DLM_F32, T * C, 2e-7, "gated_residual");
@@ -84,7 +87,7 @@ static void residual(dlm_compute *plain, dlm_compute *compute) {
             check_agree(dy[0].x, dy[1].x, type, T * C, 1e-7, "gated_residual_backward, dy");
             check_agree(dgate[0].x, dgate[1].x, DLM_F32, mixed.n * C, 1e-5, "gated_residual_backward, dgate");
             for (int i = 0; i < 2; i++) buffer_free(out[i]), buffer_free(dy[i]), buffer_free(dgate[i]);
-            free(h), free(gate), free(y), free(dgate0), free(in_place), free(dout);
+            free(h), free(gate), free(y), free(dgate0), free(in_place), free(dout), buffer_free(kept);
         }
 }
 
