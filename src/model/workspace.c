@@ -20,6 +20,12 @@ static void *operands(dlm_workspace *w, size_t rows, size_t width) {
     return dlm__arena_take(&w->arena, n, dlm__dtype_size(w->type));
 }
 
+/* Channels of the widest rows between products. */
+static size_t wide(const dlm_workspace *w) {
+    size_t F = dlm__config_hidden(&w->layout->config), qkv = 3 * w->layout->config.hidden_size;
+    return F > qkv ? F : qkv;
+}
+
 static void lay_block(dlm_workspace *w, dlm_layer *layer, size_t T, size_t S) {
     const dlm_config *config = &w->layout->config;
     size_t C = config->hidden_size;
@@ -61,23 +67,48 @@ static void lay_time(dlm_workspace *w, size_t S) {
     w->final_mod = floats(w, S, 2 * C);
 }
 
+/* What lives on the way from one block to another, forward or backward. */
+static void lay_between(dlm_workspace *w, size_t T) {
+    size_t C = w->layout->config.hidden_size;
+    dlm_backward_memory *back = &w->back;
+    w->mid = floats(w, T, C);
+    w->a = operands(w, T, C);
+    w->g = operands(w, T, dlm__config_hidden(&w->layout->config));
+    if (!w->size.training) return;
+    back->dh = floats(w, T, C);
+    back->dy = operands(w, T, C);
+    back->narrow = floats(w, T, C);
+    if (w->type != DLM_F32) back->wide_operand = operands(w, T, wide(w));
+}
+
+static void lay_logits(dlm_workspace *w) {
+    size_t V = w->layout->config.vocab_size;
+    w->logits = floats(w, w->chunk, V);
+    w->back.dlogits = w->size.training && w->type != DLM_F32 ? operands(w, w->chunk, V) : (void *)w->logits;
+}
+
+/* Logits and their gradients are not alive with any of that: they share its memory. */
+static void lay_shared(dlm_workspace *w, size_t T) {
+    const size_t first = w->arena.used;
+    lay_logits(w);
+    const size_t behind = w->arena.used;
+    w->arena.used = first;
+    lay_between(w, T);
+    if (w->arena.used < behind) w->arena.used = behind;
+}
+
 static void lay_backward(dlm_workspace *w, size_t T, size_t S) {
-    const dlm_config *config = &w->layout->config;
-    size_t C = config->hidden_size, F = dlm__config_hidden(config), wide = F > 3 * C ? F : 3 * C;
+    size_t C = w->layout->config.hidden_size;
     dlm_backward_memory *back = &w->back;
     bool convert = w->type != DLM_F32;
-    back->dh = floats(w, T, C);
     back->dmod = floats(w, S, 6 * C);
     back->dmod_operand = convert ? operands(w, S, 6 * C) : back->dmod;
     back->dcondition = floats(w, S, C);
     back->dtime = floats(w, S, C);
     back->dtime_operand = convert ? operands(w, S, C) : back->dtime;
-    back->dy = operands(w, T, C);
-    back->narrow = floats(w, T, C);
-    back->wide = floats(w, T, wide);
-    back->wide_operand = convert ? operands(w, T, wide) : back->wide;
+    back->wide = floats(w, T, wide(w));
+    if (!convert) back->wide_operand = back->wide;
     back->dfinal = back->wide; /* R is less than 2 T, and wide at least 3 C */
-    back->dlogits = convert ? operands(w, w->chunk, config->vocab_size) : (void *)w->logits;
 }
 
 static void lay(dlm_workspace *w) {
@@ -99,14 +130,11 @@ static void lay(dlm_workspace *w) {
     }
     if (config->time == DLM_TIME_ADALN) lay_time(w, S);
     lay_blocks(w, T, S);
-    w->mid = floats(w, T, C);
-    w->a = operands(w, T, C);
-    w->g = operands(w, T, dlm__config_hidden(config));
     w->rows_h = floats(w, R, C);
     w->row_mean = floats(w, R, 1);
     w->row_rstd = floats(w, R, 1);
     w->final_a = operands(w, R, C);
-    w->logits = floats(w, w->chunk, config->vocab_size);
+    lay_shared(w, T);
     if (w->size.training) lay_backward(w, T, S);
 }
 
