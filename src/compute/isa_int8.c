@@ -10,26 +10,46 @@
 
 /* ---- activations -------------------------------------------------------------------------------------- */
 
-/* The largest |x|; not a number where one of them is not finite. Bits of floats without sign order as they
- * do, those that are not finite last. */
-INLINE float row_reach(size_t n, const void *x, dlm_dtype type) {
+/* Bits of floats without their sign order as they do, those that are not finite last: the largest |x| is
+ * found among these. It is not a number where one of them is not finite. */
+static float reach_of(uint32_t bits) {
+    float reach;
+    memcpy(&reach, &bits, sizeof reach);
+    return isfinite(reach) ? reach : NAN;
+}
+
+static float row_reach(size_t n, const float *x) {
     const vi magnitude = 0x7fffffff - (vi){0};
     vi even = {0}, odd = {0};
     size_t i = 0;
     for (; i + 2 * W <= n; i += 2 * W) {
-        even = vi_max(even, (vi)vf_get(x, type, i) & magnitude);
-        odd = vi_max(odd, (vi)vf_get(x, type, i + W) & magnitude);
+        even = vi_max(even, (vi)vf_load(x + i) & magnitude);
+        odd = vi_max(odd, (vi)vf_load(x + i + W) & magnitude);
     }
     for (; i < n; i += W) {
-        const vf v = n - i < W ? vf_get_part(x, type, i, n - i) : vf_get(x, type, i);
+        const vf v = n - i < W ? vf_load_part(x + i, n - i) : vf_load(x + i);
         even = vi_max(even, (vi)v & magnitude);
     }
     const vi largest = vi_max(even, odd);
     int32_t bits = 0;
     for (i = 0; i < W; i++) bits = largest[i] > bits ? largest[i] : bits;
-    float reach;
-    memcpy(&reach, &bits, sizeof reach);
-    return isfinite(reach) ? reach : NAN;
+    return reach_of((uint32_t)bits);
+}
+
+static float row_reach_bf16(size_t n, const dlm_bf16 *x) {
+    const vs magnitude = 0x7fff - (vs){0};
+    vs largest = {0};
+    for (size_t i = 0; i < n; i += 2 * W) {
+        vs v = {0};
+        if (n - i < 2 * W)
+            memcpy(&v, x + i, (n - i) * sizeof *x);
+        else
+            memcpy(&v, x + i, sizeof v);
+        largest = vs_max(largest, v & magnitude);
+    }
+    int16_t bits = 0;
+    for (size_t i = 0; i < 2 * W; i++) bits = largest[i] > bits ? largest[i] : bits;
+    return reach_of((uint32_t)bits << 16);
 }
 
 /* The first quads of W integers, `size` bytes each: side by side, or `step` of their sizes apart. */
@@ -64,7 +84,8 @@ INLINE void put_row(size_t n, const void *x, dlm_dtype type, float factor, dlm_i
 
 /* The type is a constant where this is called. */
 INLINE float quantise_row(size_t n, const void *x, dlm_dtype type, dlm_int8_form form, size_t step, void *q) {
-    const float scale = row_reach(n, x, type) / 127.0F, factor = 1.0F / scale;
+    const float scale = (type == DLM_BF16 ? row_reach_bf16(n, x) : row_reach(n, x)) / 127.0F,
+                factor = 1.0F / scale;
     if (!isfinite(factor)) {
         for (size_t i = 0; i < n; i += 4)
             put_integers((vi){0}, form, 1, step, (char *)q + i * step * dlm__int8_size(form));

@@ -170,7 +170,11 @@ INLINE vf vf_load_part_or(const float *x, size_t n, float rest) {
 /* ---- bfloat16 ----------------------------------------------------------------------------------------- */
 
 INLINE vf vf_widen(vh x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16);
+#else
     return (vf)(__builtin_convertvector(x, vu) << 16);
+#endif
 }
 
 /* To nearest, ties to even: adding half a unit, less one when the result's last bit would be 0, carries
@@ -245,6 +249,17 @@ INLINE vi vi_max(vi a, vi b) {
     return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
 #else
     const vi larger = a > b;
+    return (a & larger) | (b & ~larger);
+#endif
+}
+
+INLINE vs vs_max(vs a, vs b) {
+#if defined(__AVX512BW__)
+    return (vs)_mm512_max_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vs)_mm256_max_epi16((__m256i)a, (__m256i)b);
+#else
+    const vs larger = a > b;
     return (a & larger) | (b & ~larger);
 #endif
 }
