@@ -324,7 +324,8 @@ DLM_API const uint64_t *dlm_model_lengths(const dlm_model *model, size_t *n);
 typedef struct dlm_parameter {
     const char *name;
     size_t ndim, shape[3], count;
-    const float *values; /* belongs to the model; NULL when weights were not loaded */
+    const float *values; /* belongs to the model; NULL when weights were not loaded. What integers of 8 bits
+                            stand for is made when it is first asked for, and takes memory from then on */
     const char *stored;  /* how its file has it: "float32", "bfloat16", "float16", "float64" or "int8"; NULL:
                             no file */
 } dlm_parameter;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* Pages of this size, where the system has them, and where so much is asked for that they pay. */
 #define LARGE_PAGE ((size_t)2 << 20)
@@ -54,6 +55,15 @@ void *dlm__aligned(size_t count, size_t size) {
     if (memory != NULL) (void)madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
     return memory;
+}
+
+void dlm__forget_values(void *memory, size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = dlm__round_up((uintptr_t)memory, page),
+                 end = ((uintptr_t)memory + bytes) / page * page;
+    if (end <= begin) return;
+#ifdef MADV_DONTNEED
+    (void)madvise((char *)memory + (begin - (uintptr_t)memory), end - begin, MADV_DONTNEED);
+#endif
 }
 
 char *dlm__copy_bytes(const void *bytes, size_t n) {

@@ -396,7 +396,7 @@ dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i) {
     const dlm_param *param = &model->layout->params[i];
     dlm_parameter parameter = {.name = param->name, .ndim = param->ndim, .count = param->count};
     memcpy(parameter.shape, param->shape, sizeof parameter.shape);
-    if (model->network.params != NULL) parameter.values = model->network.params + param->offset;
+    if (model->network.params != NULL) parameter.values = dlm__network_values(&model->network, i);
     if (model->stored != NULL) parameter.stored = model->stored[i];
     return parameter;
 }

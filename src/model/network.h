@@ -81,8 +81,8 @@ void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 /* ---- network (forward.c, times.c, int8.c, backward.c) ------------------------------------------------- */
 
 /* Weights ready for products: the float32 block, and its bfloat16 copy where products take that, unless they
- * round the float32 weights themselves. The matrices of tokens may be in 8 bits: their places in the float32
- * block then hold what these stand for, those in the copy nothing. */
+ * round the float32 weights themselves. The matrices of tokens may be in 8 bits: their places in the copy
+ * then hold nothing, nor do those in the float32 block until dlm__network_values is asked for one. */
 typedef struct dlm_network {
     const dlm_layout *layout;
     float *params;         /* (total) */
@@ -91,6 +91,7 @@ typedef struct dlm_network {
     dlm_dtype type;        /* of the operands of products */
     dlm_int8 **int8;       /* NULL, or (layout->n): those of token matrices, NULL for the rest; only without
                               training */
+    bool *in_floats; /* with int8: (layout->n) whether their places in the block hold what they stand for */
 } dlm_network;
 
 /* A packed batch. rows lists, in ascending order, the packed positions whose logits are wanted. */
@@ -139,8 +140,12 @@ dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const
 const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i);
 const float *dlm__workspace_condition(const dlm_workspace *workspace);
 
-/* Makes the 8-bit matrices from the float32 block, and that from them (int8.c). */
+/* Makes the 8-bit matrices from the float32 block, whose memory in their places is given back (int8.c). */
 dlm_status dlm__network_quantise(dlm_compute *compute, dlm_network *network, dlm_error *err);
+/* The values of parameter i: those that integers stand for are made once. Any thread may ask. */
+const float *dlm__network_values(const dlm_network *network, size_t i);
+/* The whole block (total) with all values. */
+void dlm__network_copy_values(const dlm_network *network, float *to);
 void dlm__network_free_int8(dlm_network *network);
 /* The 8-bit matrix that has the weights at this offset of the block, which are its rows from *first on; NULL:
  * none has. */

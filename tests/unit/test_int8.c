@@ -4,6 +4,9 @@
 
 #include "network_fixture.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 static dlm_model *load(const char *path, dlm_precision precision) {
     dlm_model_options options = dlm_model_defaults();
     dlm_model *model = NULL;
@@ -92,6 +95,49 @@ TEST(logits_are_near_those_of_float32) {
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) for_each_compute(near_float, folders[i]);
 }
 
+/* ---- memory -------------------------------------------------------------------------------------------- */
+
+#ifdef __linux__
+/* Of the pages of the float32 block, the share that is in memory. */
+static double share_in_memory(const dlm_model *model) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = model->layout->total * sizeof(float);
+    const uintptr_t begin = (uintptr_t)model->network.params / page * page;
+    const size_t pages = ((uintptr_t)model->network.params + bytes - begin + page - 1) / page;
+    unsigned char *there = dlm__calloc(pages, 1);
+    size_t n = 0;
+    if (!CHECK(there != NULL)) return 0;
+    CHECK(mincore((char *)model->network.params - ((uintptr_t)model->network.params - begin), pages * page,
+                  there) == 0);
+    for (size_t i = 0; i < pages; i++) n += there[i] & 1;
+    free(there);
+    return (double)n / (double)pages;
+}
+
+/* Matrices of tokens take a byte a weight and no more, until somebody asks for their values. */
+TEST(memory) {
+    const dlm_config config = {.vocab_size = 1024,
+                               .max_seq_len = 64,
+                               .hidden_size = 256,
+                               .depth = 4,
+                               .num_heads = 4,
+                               .mlp_ratio = 4,
+                               .time = DLM_TIME_NONE};
+    dlm_model *model = NULL;
+    dlm_error err;
+    REQUIRE_OK(dlm_model_random(&config, DLM_PRECISION_INT8, 1, &model, &err), &err);
+    size_t matrices = 0;
+    for (size_t i = 0; i < model->layout->n; i++)
+        matrices += model->layout->params[i].token_matrix ? model->layout->params[i].count : 0;
+    const double others = 1 - (double)matrices / (double)model->layout->total;
+    check_context("%g of the block are not matrices of tokens", others);
+    CHECK(others < 0.5);
+    CHECK_CLOSE(share_in_memory(model), others, 0.05);
+    for (size_t i = 0; i < model->layout->n; i++) (void)dlm_model_parameter(model, i);
+    CHECK(share_in_memory(model) > 0.99);
+    dlm_model_free(model);
+}
+#endif
+
 /* ---- files --------------------------------------------------------------------------------------------- */
 
 static void convert_to(const char *path) {
@@ -114,8 +160,22 @@ TEST(files) {
     const size_t bytes = made->layout->total * sizeof(float);
     CHECK_INT_EQ(dlm_model_precision(stored), DLM_PRECISION_INT8);
     CHECK_INT_EQ(dlm_model_precision(wide), DLM_PRECISION_F32);
-    CHECK_MEM_EQ(wide->network.params, made->network.params, bytes);
-    CHECK_ALL_CLOSE(stored->network.params, made->network.params, made->layout->total, 1e-7);
+    float *of_made = dlm__calloc(made->layout->total, sizeof(float)),
+          *of_stored = dlm__calloc(made->layout->total, sizeof(float));
+    REQUIRE(of_made != NULL && of_stored != NULL);
+    dlm__network_copy_values(&made->network, of_made);
+    dlm__network_copy_values(&stored->network, of_stored);
+    CHECK_MEM_EQ(wide->network.params, of_made, bytes);
+    CHECK_ALL_CLOSE(of_stored, of_made, made->layout->total, 1e-7);
+    for (size_t i = 0; i < made->layout->n; i++) {
+        const dlm_parameter parameter = dlm_model_parameter(made, i);
+        CHECK_MEM_EQ(parameter.values, of_made + made->layout->params[i].offset,
+                     parameter.count * sizeof(float));
+        CHECK(dlm_model_parameter(made, i).values == parameter.values);
+    }
+    dlm__network_copy_values(&made->network, of_stored);
+    CHECK_MEM_EQ(of_stored, of_made, bytes);
+    free(of_made), free(of_stored);
     /* Once more, from the values: nothing moves but by the last bit of a scale. */
     dlm_save_options options = dlm_save_defaults();
     dlm_error err;
