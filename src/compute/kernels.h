@@ -23,7 +23,7 @@ typedef struct dlm_head {
 /* Columns of the right factor of a product that lie together: a panel holds, for each pair of neighbouring
  * inputs (of 8-bit integers: each quad), that of each column after the other's; what is missing at the end of
  * either is 0. */
-#define DLM_PANEL ((size_t)16)
+#define DLM_PANEL DLM_PANEL_ROWS
 
 /* A product of bfloat16 whose right factor lies in panels: for each pair of neighbouring inputs the pair of
  * each of DLM_PANEL columns after the other's; what is missing at the end of either is 0. Pair k of row i of

@@ -12,8 +12,6 @@
 /* Products that are worth a thread more. */
 #define GRAIN ((size_t)1 << 18)
 
-_Static_assert(DLM_PANEL == DLM_PANEL_ROWS, "one panel");
-
 typedef struct factors {
     const dlm_product *product;
     const dlm_bf16 *A;
