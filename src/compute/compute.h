@@ -134,8 +134,8 @@ void dlm__modulated_norm_backward(dlm_compute *compute, dlm_segments seg, size_t
 /* out (T,C) = h + gate_s * y. out may be h. */
 void dlm__gated_residual(dlm_compute *compute, dlm_segments seg, size_t C, const float *h, const float *gate,
                          size_t stride, const float *y, float *out);
-/* From dout (T,C): dy = gate_s * dout, of `type`; dgate (at s * dstride) += sum of dout * y, y of y_type. (dh
- * is dout.) */
+/* From dout (T,C): dy = gate_s * dout, of `type`; dgate (at s * dstride) += sum of dout * y, y of y_type. dy
+ * may be y when their types are one. (dh is dout.) */
 void dlm__gated_residual_backward(dlm_compute *compute, dlm_segments seg, size_t C, const float *dout,
                                   const float *gate, size_t stride, const void *y, dlm_dtype y_type, void *dy,
                                   dlm_dtype type, float *dgate, size_t dstride);
@@ -144,7 +144,7 @@ void dlm__gated_residual_backward(dlm_compute *compute, dlm_segments seg, size_t
 
 /* y (n) = GELU, tanh form; kept (n) = x for the backward pass, unless NULL. y and kept of `type`. */
 void dlm__gelu(dlm_compute *compute, size_t n, const float *x, void *y, void *kept, dlm_dtype type);
-/* dx (n) = dy * GELU'(x); y (may be NULL) computed again. x, dx and y of `type`; in float32 dx may be dy. */
+/* dx (n) = dy * GELU'(x); y (may be NULL) computed again. x, dx and y of `type`; dx may be x. */
 void dlm__gelu_backward(dlm_compute *compute, size_t n, const void *x, const float *dy, void *dx, void *y,
                         dlm_dtype type);
 /* y (n) = x sigmoid(x); dx (n) = dy * SiLU'(x). */

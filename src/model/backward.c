@@ -2,7 +2,8 @@
  *
  * Of every layer the forward pass keeps what is dear to compute (see pass.h), what goes no further than into
  * an operand or a sum over tokens in the operand type; the state between a block's branches, the normalised
- * operands and GELU's outputs are computed again. */
+ * operands and GELU's outputs are computed again. What of a layer has been read for the last time leaves its
+ * memory to gradients. */
 #include "model/pass.h"
 
 #include <string.h>
@@ -77,21 +78,21 @@ static void transform_backward(dlm_workspace *w, const dlm_network *network, con
     size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
     size_t n = seg.offsets[seg.n], rounded = dlm__round_rows(w->compute, w->type, n);
     const float *shift = mod.base + 3 * C, *scale = mod.base + 4 * C, *gate = mod.base + 5 * C;
+    void *dy = layer->y2, *df1 = layer->f1; /* each in the place of what it is made from */
     float *dshift = back->dmod + 3 * C, *dscale = back->dmod + 4 * C, *dgate = back->dmod + 5 * C;
-    dlm__gated_residual_backward(w->compute, seg, C, back->dh, gate, mod.stride, layer->y2, w->type, back->dy,
+    dlm__gated_residual_backward(w->compute, seg, C, back->dh, gate, mod.stride, layer->y2, w->type, dy,
                                  w->type, dgate, 6 * C);
-    dlm__zero_tail(back->dy, n, rounded, C, w->type);
-    linear_input(w, network, rounded, F, C, back->dy, block->fc2_w, false, back->wide);
-    dlm__gelu_backward(w->compute, n * F, layer->f1, back->wide, back->wide_operand, w->g, w->type);
+    dlm__zero_tail(dy, n, rounded, C, w->type);
+    linear_input(w, network, rounded, F, C, dy, block->fc2_w, false, back->wide);
+    dlm__gelu_backward(w->compute, n * F, layer->f1, back->wide, df1, w->g, w->type);
     dlm__zero_tail(w->g, n, rounded, F, w->type);
-    dlm__zero_tail(back->wide_operand, n, rounded, F, w->type);
-    linear_gradients(w, n, rounded, F, C, back->dy, w->g, gradients + block->fc2_w, gradients + block->fc2_b);
-    linear_input(w, network, rounded, C, F, back->wide_operand, block->fc1_w, false, back->narrow);
+    dlm__zero_tail(df1, n, rounded, F, w->type);
+    linear_gradients(w, n, rounded, F, C, dy, w->g, gradients + block->fc2_w, gradients + block->fc2_b);
+    linear_input(w, network, rounded, C, F, df1, block->fc1_w, false, back->narrow);
     dlm__modulated_norm_backward(w->compute, seg, C, back->narrow, w->mid, shift, scale, mod.stride,
                                  layer->mean2, layer->rstd2, back->dh, dshift, dscale, 6 * C, w->a, w->type);
     dlm__zero_tail(w->a, n, rounded, C, w->type);
-    linear_gradients(w, n, rounded, C, F, back->wide_operand, w->a, gradients + block->fc1_w,
-                     gradients + block->fc1_b);
+    linear_gradients(w, n, rounded, C, F, df1, w->a, gradients + block->fc1_w, gradients + block->fc1_b);
 }
 
 /* From back.dh, d mid of the rows in seg, to back.narrow, d o. */
@@ -100,12 +101,12 @@ static void project_backward(dlm_workspace *w, const dlm_network *network, const
     dlm_backward_memory *back = &w->back;
     size_t C = w->layout->config.hidden_size, n = seg.offsets[seg.n];
     size_t rounded = dlm__round_rows(w->compute, w->type, n);
+    void *dy = layer->y2; /* which is done with */
     dlm__gated_residual_backward(w->compute, seg, C, back->dh, mod.base + 2 * C, mod.stride, layer->y1,
-                                 DLM_F32, back->dy, w->type, back->dmod + 2 * C, 6 * C);
-    dlm__zero_tail(back->dy, n, rounded, C, w->type);
-    linear_gradients(w, n, rounded, C, C, back->dy, layer->o, gradients + block->proj_w,
-                     gradients + block->proj_b);
-    linear_input(w, network, rounded, C, C, back->dy, block->proj_w, false, back->narrow);
+                                 DLM_F32, dy, w->type, back->dmod + 2 * C, 6 * C);
+    dlm__zero_tail(dy, n, rounded, C, w->type);
+    linear_gradients(w, n, rounded, C, C, dy, layer->o, gradients + block->proj_w, gradients + block->proj_b);
+    linear_input(w, network, rounded, C, C, dy, block->proj_w, false, back->narrow);
 }
 
 /* From back.narrow, the gradient of a = LN(h) * (1 + scale1) + shift1 at all positions: adds to back.dh, and
@@ -119,18 +120,24 @@ static void norm_backward(dlm_workspace *w, const dlm_layer *layer, dlm_modulati
     dlm__zero_tail(w->a, w->T, w->T_rounded, C, w->type);
 }
 
+/* Where the operand of back.dqkv goes. */
+static void *attention_operand(const dlm_workspace *w, const dlm_layer *layer) {
+    return w->type == DLM_F32 ? w->back.dqkv : layer->qkv;
+}
+
 /* back.narrow, d loss / d o, to the operand of d loss / d qkv, which is returned. */
 static const void *attention_backward(dlm_workspace *w, const dlm_layer *layer) {
     const dlm_config *config = &w->layout->config;
     dlm_backward_memory *back = &w->back;
     size_t C = config->hidden_size, H = config->num_heads, D = C / H;
+    void *operand = attention_operand(w, layer);
     dlm__attention_backward(w->compute, w->seg, H, D, layer->qkv, layer->lse, back->narrow, w->type,
-                            back->wide);
+                            back->dqkv);
     if (config->position == DLM_POSITION_BOTH) {
-        dlm__rotate(w->compute, w->seg, H, D, w->cos_table, w->sin_table, true, back->wide);
+        dlm__rotate(w->compute, w->seg, H, D, w->cos_table, w->sin_table, true, back->dqkv);
     }
-    make_operand(w, w->T, w->T_rounded, 3 * C, back->wide, back->wide_operand);
-    return back->wide_operand;
+    make_operand(w, w->T, w->T_rounded, 3 * C, back->dqkv, operand);
+    return operand;
 }
 
 /* Of mid = h + gate1 * attn(LN(h) * (1 + scale1) + shift1): back.dh from d mid to d h. */
@@ -171,8 +178,8 @@ static unsigned char *rows_attention_backward(dlm_workspace *w, const dlm_layer 
     const dlm_config *config = &w->layout->config;
     dlm_backward_memory *back = &w->back;
     size_t C = config->hidden_size, H = config->num_heads, D = C / H;
-    float *dkv = back->wide, *dq = dlm__queries(w, dkv);
-    unsigned char *operand = back->wide_operand;
+    float *dkv = back->dqkv, *dq = dlm__queries(w, dkv);
+    unsigned char *operand = attention_operand(w, layer);
     dlm__attention_rows_backward(w->compute, w->seg, w->row_seg, H, D, dlm__queries(w, layer->qkv),
                                  layer->qkv, layer->lse, back->narrow, w->type, dq, dkv);
     if (config->position == DLM_POSITION_BOTH) {

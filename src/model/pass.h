@@ -29,10 +29,9 @@ typedef struct dlm_backward_memory {
     void *dmod_operand;        /* (S,6C); dmod itself in float32 */
     float *dcondition, *dtime; /* (S,C) */
     void *dtime_operand;       /* (S,C) */
-    void *dy;                  /* (T,C) operand */
+    float *wide;               /* (T, max(F,4C)) of the MLP's inside; or both of these: */
     float *narrow;             /* (T,C) */
-    float *wide;               /* (T, max(F,3C)) */
-    void *wide_operand;        /* (T, max(F,3C)); wide itself in float32 */
+    float *dqkv;               /* (T,3C) */
     float *dfinal;             /* (R,C) of the final norm's output, in wide */
     void *dlogits;             /* (chunk,V) operand; the logits themselves in float32 */
 } dlm_backward_memory;

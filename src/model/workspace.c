@@ -20,12 +20,6 @@ static void *operands(dlm_workspace *w, size_t rows, size_t width) {
     return dlm__arena_take(&w->arena, n, dlm__dtype_size(w->type));
 }
 
-/* Channels of the widest rows between products. */
-static size_t wide(const dlm_workspace *w) {
-    size_t F = dlm__config_hidden(&w->layout->config), qkv = 3 * w->layout->config.hidden_size;
-    return F > qkv ? F : qkv;
-}
-
 static void lay_block(dlm_workspace *w, dlm_layer *layer, size_t T, size_t S) {
     const dlm_config *config = &w->layout->config;
     size_t C = config->hidden_size;
@@ -69,16 +63,10 @@ static void lay_time(dlm_workspace *w, size_t S) {
 
 /* What lives on the way from one block to another, forward or backward. */
 static void lay_between(dlm_workspace *w, size_t T) {
-    size_t C = w->layout->config.hidden_size;
-    dlm_backward_memory *back = &w->back;
+    size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
     w->mid = floats(w, T, C);
-    w->a = operands(w, T, C);
-    w->g = operands(w, T, dlm__config_hidden(&w->layout->config));
-    if (!w->size.training) return;
-    back->dh = floats(w, T, C);
-    back->dy = operands(w, T, C);
-    back->narrow = floats(w, T, C);
-    if (w->type != DLM_F32) back->wide_operand = operands(w, T, wide(w));
+    w->a = w->g = operands(w, T, F > C ? F : C); /* each is gone when the other comes */
+    if (w->size.training) w->back.dh = floats(w, T, C);
 }
 
 static void lay_logits(dlm_workspace *w) {
@@ -98,7 +86,7 @@ static void lay_shared(dlm_workspace *w, size_t T) {
 }
 
 static void lay_backward(dlm_workspace *w, size_t T, size_t S) {
-    size_t C = w->layout->config.hidden_size;
+    size_t C = w->layout->config.hidden_size, F = dlm__config_hidden(&w->layout->config);
     dlm_backward_memory *back = &w->back;
     bool convert = w->type != DLM_F32;
     back->dmod = floats(w, S, 6 * C);
@@ -106,9 +94,10 @@ static void lay_backward(dlm_workspace *w, size_t T, size_t S) {
     back->dcondition = floats(w, S, C);
     back->dtime = floats(w, S, C);
     back->dtime_operand = convert ? operands(w, S, C) : back->dtime;
-    back->wide = floats(w, T, wide(w));
-    if (!convert) back->wide_operand = back->wide;
-    back->dfinal = back->wide; /* R is less than 2 T, and wide at least 3 C */
+    back->wide = floats(w, T, F > 4 * C ? F : 4 * C);
+    back->narrow = back->wide;
+    back->dqkv = back->wide == NULL ? NULL : back->wide + T * C;
+    back->dfinal = back->wide; /* R is less than 2 T */
 }
 
 static void lay(dlm_workspace *w) {

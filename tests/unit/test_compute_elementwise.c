@@ -43,7 +43,7 @@ static void activations(dlm_compute *plain, dlm_compute *compute) {
             dlm__gelu(compute, n, x, y.x, kept.x, type);
             check_agree(y.x, want.x, type, n, 3e-7, "gelu, kept");
             dlm__to_type(plain, n, x, rounded.x, type);
-            CHECK_MEM_EQ(kept.x, rounded.x, rounded.bytes);
+            check_agree(kept.x, rounded.x, type, n, 1e-7, "what is kept"); /* the smallest numbers may be 0 */
             if (type == DLM_BF16) dlm__from_bf16(plain, n, kept.x, again);
             dlm__gelu(plain, n, again, want.x, NULL, type);
             memset(y.x, 0, y.bytes);
@@ -51,13 +51,10 @@ static void activations(dlm_compute *plain, dlm_compute *compute) {
             dlm__gelu_backward(plain, n, kept.x, dy, want_dx.x, NULL, type);
             check_agree(y.x, want.x, type, n, 3e-7, "gelu again");
             check_agree(dx.x, want_dx.x, type, n, 6e-7, "gelu_backward");
+            dlm__gelu_backward(compute, n, kept.x, dy, kept.x, y.x, type);
+            CHECK_MEM_EQ(kept.x, dx.x, dx.bytes);
+            check_agree(y.x, want.x, type, n, 3e-7, "gelu again, in place");
             buffer_free(kept), buffer_free(rounded), free(again);
-            if (type == DLM_F32) {
-                dlm__gelu_backward(compute, n, x, dy, dy, y.x, type);
-                CHECK_MEM_EQ(dy, dx.x, n * sizeof *dy);
-                free(dy);
-                dy = random_floats(n, 1, 2);
-            }
             dlm__silu(compute, n, x, y.x, type);
             dlm__silu(plain, n, x, want.x, type);
             check_agree(y.x, want.x, type, n, 3e-7, "silu");

@@ -84,6 +84,11 @@ static void residual(dlm_compute *plain, dlm_compute *compute) {
             dlm__gated_residual(compute, mixed, C, in_place, gate, stride, y, in_place);
             check_agree(out[0].x, out[1].x, DLM_F32, T * C, 2e-7, "gated_residual");
             CHECK_MEM_EQ(in_place, out[0].x, out[0].bytes);
+            memcpy(dgate[1].x, dgate0, dgate[1].bytes);
+            dlm__gated_residual_backward(compute, mixed, C, dout, gate, stride, kept.x, type, kept.x, type,
+                                         dgate[1].x, C);
+            CHECK_MEM_EQ(kept.x, dy[0].x, dy[0].bytes);
+            CHECK_MEM_EQ(dgate[1].x, dgate[0].x, dgate[0].bytes);
             check_agree(dy[0].x, dy[1].x, type, T * C, 1e-7, "gated_residual_backward, dy");
             check_agree(dgate[0].x, dgate[1].x, DLM_F32, mixed.n * C, 1e-5, "gated_residual_backward, dgate");
             for (int i = 0; i < 2; i++) buffer_free(out[i]), buffer_free(dy[i]), buffer_free(dgate[i]);
