@@ -5,8 +5,9 @@
  * per sequence. Vectors that belong to a sequence, such as a modulation, are found at base + s * stride; with
  * stride 0 all sequences share one.
  *
- * Operands of matrix products are float32 or bfloat16 (`type` says which); everything else is float32. The
- * primitives that make an operand write it in that type, rounding to nearest even.
+ * Operands of matrix products are float32 or bfloat16 (`type` says which); everything else is float32, but
+ * that attention may round what it multiplies to that type too. The primitives that make an operand write it
+ * in that type, rounding to nearest even.
  *
  * Results depend on the inputs, the instruction set and the number of threads alone. reference.c holds every
  * primitive as the plainest loop; it defines what they mean, the tests compare against it, and
