@@ -97,6 +97,8 @@ void dlm__int8_free(dlm_int8 *weights);
 /* q (N,K) row by row; and what they stand for. */
 void dlm__int8_integers(const dlm_int8 *weights, int8_t *q);
 void dlm__int8_values(const dlm_int8 *weights, float *w);
+/* The same once, whatever threads ask for it: *made tells that w holds them. */
+void dlm__int8_values_once(const dlm_int8 *weights, bool *made, float *w);
 /* Columns of weights that lie together: a product can begin at a multiple of it. */
 size_t dlm__int8_unit(void);
 /* Whether products of so many rows need no preparation, so that these need not be rounded. */

@@ -3,6 +3,7 @@
 #include "compute/context.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -110,6 +111,14 @@ void dlm__int8_values(const dlm_int8 *weights, float *w) {
         for (size_t k = 0; k < weights->K; k++)
             w[n * weights->K + k] = weights->scale[n] * (float)row[place(k)];
     }
+}
+
+void dlm__int8_values_once(const dlm_int8 *weights, bool *made, float *w) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    (void)pthread_mutex_lock(&lock);
+    if (!*made) dlm__int8_values(weights, w);
+    *made = true;
+    (void)pthread_mutex_unlock(&lock);
 }
 
 /* ---- products ------------------------------------------------------------------------------------------ */

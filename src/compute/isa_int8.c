@@ -104,17 +104,18 @@ float KERNEL(quantise)(size_t n, const void *x, dlm_dtype type, dlm_int8_form fo
 
 /* ---- the product -------------------------------------------------------------------------------------- */
 
-/* Columns of a vector of sums, and the vectors of a tile. */
+/* Sums that a column has, columns of a vector of them, and the vectors of a tile. */
 #if defined(__AVX512VNNI__)
-#define COLUMNS      W
-#define TILE_VECTORS ((size_t)3)
+#define SUMS_OF_A_COLUMN ((size_t)1)
+#define TILE_VECTORS     ((size_t)3)
 #elif defined(__AVX2__)
-#define COLUMNS      (W / 2)
-#define TILE_VECTORS ((size_t)2)
+#define SUMS_OF_A_COLUMN ((size_t)2)
+#define TILE_VECTORS     ((size_t)2)
 #else
-#define COLUMNS      (W / 2)
-#define TILE_VECTORS ((size_t)4)
+#define SUMS_OF_A_COLUMN ((size_t)2)
+#define TILE_VECTORS     ((size_t)4)
 #endif
+#define COLUMNS (W / SUMS_OF_A_COLUMN)
 
 #if defined(__AVX512VNNI__)
 
@@ -175,46 +176,65 @@ INLINE vi whole_sum(const vi sum[TILE_VECTORS], size_t j) {
 
 #endif
 
-/* W columns, or `columns` < W of them: sums times their scales, and the bias. */
-INLINE void put(vi sum, vf scale, const float *bias, size_t columns, float *y) {
-    const vf value = __builtin_convertvector(sum, vf), none = vf_all(0);
-    if (columns < W)
-        vf_store_part(y, vf_fma(value, scale, bias == NULL ? none : vf_load_part(bias, columns)), columns);
-    else
-        vf_store(y, vf_fma(value, scale, bias == NULL ? none : vf_load(bias)));
+/* y (rows, vectors * COLUMNS), its rows `stride` apart: sums times their scales, and the bias. All is
+ * unrolled here and below: sums that are told apart by constants alone stay in registers. */
+INLINE void put_sums(size_t rows, size_t vectors, vi sum[INT8_ROWS][TILE_VECTORS], const float *a_scale,
+                     const float *scale, const float *bias, float *y, size_t stride) {
+    UNROLL
+    for (size_t r = 0; r < rows; r++, y += stride) {
+        UNROLL
+        for (size_t v = 0; v < vectors; v += SUMS_OF_A_COLUMN) {
+            const vf value = __builtin_convertvector(whole_sum(sum[r], v), vf);
+            vf_store(y + v * COLUMNS,
+                     vf_fma(value, vf_load(scale + v * COLUMNS) * a_scale[r], vf_load(bias + v * COLUMNS)));
+        }
+    }
 }
 
-/* Rows i .. of a group, columns j ..; how many rows and vectors are constants where this is called. The
- * result is asked for ahead: its rows lie pages apart, often in the same few sets of the first cache. */
+/* The result's rows lie pages apart, often in the same few sets of the first cache: it is asked for ahead. */
+INLINE void ask_for(const dlm_int8_product *x, size_t rows, size_t width, size_t i, size_t j) {
+    const float *y = x->y + i * x->stride + j;
+    for (size_t r = 0; r < rows; r++, y += x->stride)
+        for (size_t c = 0; c < width; c += DLM_LANES) __builtin_prefetch(y + c, 1);
+}
+
+/* Rows i .. of a group, columns j ..; how many rows and vectors are constants where this is called. */
 INLINE void tile(const dlm_int8_product *x, size_t rows, size_t vectors, size_t i, size_t j) {
+    static const float none[TILE_VECTORS * COLUMNS];
     const size_t panel = x->quads * DLM_PANEL * 4, group = i / INT8_ROWS * x->quads * INT8_ROWS;
+    const size_t width = vectors * COLUMNS, columns = x->columns - j;
     const char *a = (const char *)x->a + (group + i % INT8_ROWS) * 4 * dlm__int8_size(INT8_FORM);
-    const int8_t *at[TILE_VECTORS];
+    const int8_t *panels = x->panels + j / DLM_PANEL * panel + j % DLM_PANEL * 4;
     vi sum[INT8_ROWS][TILE_VECTORS];
-    for (size_t v = 0; v < vectors; v++) {
-        const size_t column = j + v * COLUMNS;
-        at[v] = x->panels + column / DLM_PANEL * panel + column % DLM_PANEL * 4;
-        for (size_t r = 0; r < rows; r++) sum[r][v] = first_sum(x->sums + column);
+    UNROLL
+    for (size_t r = 0; r < rows; r++) {
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) sum[r][v] = first_sum(x->sums + j + v * COLUMNS);
     }
-    for (size_t r = 0; r < rows; r++)
-        for (size_t v = 0; v < vectors; v += W / COLUMNS)
-            __builtin_prefetch(x->y + (i + r) * x->stride + j + v * COLUMNS, 1);
+    ask_for(x, rows, width, i, j);
     for (size_t k = 0; k < x->quads; k++) {
         operand b[TILE_VECTORS];
-        for (size_t v = 0; v < vectors; v++) b[v] = weights_at(at[v] + k * DLM_PANEL * 4);
+        UNROLL
+        for (size_t v = 0; v < vectors; v++)
+            b[v] = weights_at(panels + v * COLUMNS / DLM_PANEL * panel +
+                              (k * DLM_PANEL + v * COLUMNS % DLM_PANEL) * 4);
+        UNROLL
         for (size_t r = 0; r < rows; r++) {
             const operand q = spread(a, k * INT8_ROWS + r);
+            UNROLL
             for (size_t v = 0; v < vectors; v++) sum[r][v] = add_products(sum[r][v], q, b[v]);
         }
     }
-    for (size_t r = 0; r < rows; r++)
-        for (size_t v = 0; v < vectors; v += W / COLUMNS) {
-            const size_t column = j + v * COLUMNS;
-            if (column >= x->columns) continue;
-            put(whole_sum(sum[r], v), vf_load(x->scale + column) * x->a_scale[i + r],
-                x->bias == NULL ? NULL : x->bias + column, x->columns - column,
-                x->y + (i + r) * x->stride + column);
-        }
+    const float *bias = x->bias == NULL ? none : x->bias + j;
+    float *y = x->y + i * x->stride + j;
+    if (columns < width) {
+        float all[INT8_ROWS * TILE_VECTORS * COLUMNS], some[TILE_VECTORS * COLUMNS] = {0};
+        memcpy(some, bias, columns * sizeof *some);
+        put_sums(rows, vectors, sum, x->a_scale + i, x->scale + j, some, all, width);
+        for (size_t r = 0; r < rows; r++) memcpy(y + r * x->stride, all + r * width, columns * sizeof *y);
+    } else {
+        put_sums(rows, vectors, sum, x->a_scale + i, x->scale + j, bias, y, x->stride);
+    }
 }
 
 INLINE void column(const dlm_int8_product *x, size_t vectors, size_t j) {

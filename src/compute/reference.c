@@ -231,9 +231,6 @@ static void attention_backward(const dlm_head *head, size_t n, const float *lse,
 
 /* ---- products of bfloat16 from panels ------------------------------------------------------------------ */
 
-static void to_bf16(size_t n, const float *x, dlm_bf16 *y);
-static void from_bf16(size_t n, const dlm_bf16 *x, float *y);
-
 static void pack(size_t K, size_t n, const void *x, dlm_dtype type, size_t row, size_t column,
                  dlm_bf16 *panel) {
     for (size_t k = 0; k < K + K % 2; k++)

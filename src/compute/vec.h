@@ -42,6 +42,14 @@ typedef uint16_t vh __attribute__((vector_size(W * sizeof(uint16_t)))); /* W bfl
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
+/* Before a loop of a few steps, their number known once functions are inlined: vectors of an array whose
+ * indices are then constants stay in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* ---- loads and stores --------------------------------------------------------------------------------- */
 
 INLINE vf vf_all(float x) {

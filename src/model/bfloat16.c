@@ -35,7 +35,11 @@ void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
         dlm__to_type(compute, layout->total, network->params, network->params_bf16, DLM_BF16);
         return;
     }
-    for (size_t i = 0; i < layout->n; i++)
-        if (network->int8 == NULL || network->int8[i] == NULL)
-            dlm__network_refresh_part(compute, network, &layout->params[i], 0, layout->params[i].count);
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        /* Beside 8-bit matrices the few others that are multiplied are all that is written: what lies between
+         * them takes no memory. */
+        if (network->int8 != NULL && (network->int8[i] != NULL || param->ndim != 2)) continue;
+        dlm__network_refresh_part(compute, network, param, 0, param->count);
+    }
 }

@@ -36,11 +36,7 @@ void dlm__network_free_int8(dlm_network *network) {
 const float *dlm__network_values(const dlm_network *network, size_t i) {
     float *values = network->params + network->layout->params[i].offset;
     if (network->int8 == NULL || network->int8[i] == NULL) return values;
-#pragma omp critical(dlm_in_floats)
-    {
-        if (!network->in_floats[i]) dlm__int8_values(network->int8[i], values);
-        network->in_floats[i] = true;
-    }
+    dlm__int8_values_once(network->int8[i], &network->in_floats[i], values);
     return values;
 }
 
