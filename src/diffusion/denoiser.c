@@ -121,8 +121,8 @@ static dlm_status prepare(dlm_denoiser *d, const char *isa, dlm_error *err) {
     const dlm_workspace_size size = {.tokens = d->branches * d->capacity,
                                      .sequences = d->branches * d->sequences,
                                      .rows = d->branches * d->capacity,
-                                     .training = false,
-                                     .times = d->offsets[d->n] + d->n};
+                                     .times = d->offsets[d->n] + d->n,
+                                     .lender = model->network.lender};
     return dlm__workspace_create(model->layout, model->network.type, d->compute, size, &d->workspace, err);
 }
 

@@ -45,7 +45,7 @@ static dlm_status prepare(dlm_masked_score *s, dlm_error *err) {
     layout(s);
     for (size_t r = 0; r < s->capacity; r++) s->weights[r] = 1;
     const dlm_workspace_size size = {
-        .tokens = s->capacity, .sequences = s->sequences, .rows = s->capacity, .training = false};
+        .tokens = s->capacity, .sequences = s->sequences, .rows = s->capacity, .lender = network->lender};
     return dlm__workspace_create(network->layout, network->type, s->scoring.compute, size, &s->workspace,
                                  err);
 }

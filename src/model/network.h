@@ -80,6 +80,8 @@ void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 
 /* ---- network (forward.c, times.c, int8.c, backward.c) ------------------------------------------------- */
 
+typedef struct dlm_workspace dlm_workspace;
+
 /* Weights ready for products: the float32 block, and its bfloat16 copy where products take that, unless they
  * round the float32 weights themselves. The matrices of tokens may be in 8 bits: their places in the copy
  * then hold nothing, nor do those in the float32 block until dlm__network_values is asked for one. */
@@ -92,6 +94,7 @@ typedef struct dlm_network {
     dlm_int8 **int8;       /* NULL, or (layout->n): those of token matrices, NULL for the rest; only without
                               training */
     bool *in_floats; /* with int8: (layout->n) whether their places in the block hold what they stand for */
+    dlm_workspace *lender; /* of memory to those who evaluate or sample this; or NULL */
 } dlm_network;
 
 /* A packed batch. rows lists, in ascending order, the packed positions whose logits are wanted. */
@@ -107,13 +110,14 @@ typedef struct dlm_batch {
  * `rows` rows go through the final layer; with `training` also what the backward pass needs. `times`: how
  * many different times passes will have, if these are few and come again, so that what is made of them is
  * kept; that takes at most 32 MB, and weights that stay as they are. `whole`: the last block is computed of
- * all positions, though it is read at the rows alone (for tests). Allocated once; a pass allocates nothing.
- */
-typedef struct dlm_workspace dlm_workspace;
+ * all positions, though it is read at the rows alone (for tests). `lender`: a workspace whose memory is taken
+ * where that is enough and not lent already, and which makes no pass until this one is freed; or NULL.
+ * Allocated once; a pass allocates nothing. */
 typedef struct dlm_workspace_size {
     size_t tokens, sequences, rows;
     bool training, whole;
     size_t times;
+    dlm_workspace *lender;
 } dlm_workspace_size;
 dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_compute *compute,
                                  dlm_workspace_size size, dlm_workspace **workspace, dlm_error *err);

@@ -52,6 +52,7 @@ struct dlm_workspace {
     bool compact; /* y2 and f1 are rounded when the forward pass has done with them, made in `back` until then
                    */
     dlm_arena arena;
+    bool borrows, lent; /* the arena is size.lender's; another has this one's */
 
     /* the batch of the last pass */
     size_t S, T, R; /* its sequences, positions, rows */
@@ -121,9 +122,8 @@ void dlm__begin_times(dlm_workspace *workspace, const dlm_network *network);
 /* Those of block i, and of the final layer, until the next of them is asked for; with training they stay. */
 dlm_modulation dlm__block_modulation(dlm_workspace *workspace, const dlm_network *network, size_t i);
 dlm_modulation dlm__final_modulation(dlm_workspace *workspace, const dlm_network *network);
-/* As the workspace's size asks for. */
-dlm_status dlm__time_table_create(dlm_workspace *workspace, dlm_error *err);
-void dlm__time_table_free(dlm_workspace *workspace);
+/* The table, as the workspace's size asks for. */
+void dlm__lay_times(dlm_workspace *workspace);
 
 /* d loss / d logits of rows first .. first + n - 1 is in back.dlogits (rows behind them zero): the final
  * linear's gradients, and back.dfinal of these rows. */

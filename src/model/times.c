@@ -8,7 +8,6 @@
  * sampling then read no weights of adaLN at all. */
 #include "model/pass.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* Floats that a table may hold. */
@@ -60,24 +59,14 @@ static void embed_times(dlm_workspace *w, const dlm_network *network, size_t n, 
 
 /* ---- the table ---------------------------------------------------------------------------------------- */
 
-dlm_status dlm__time_table_create(dlm_workspace *w, dlm_error *err) {
+void dlm__lay_times(dlm_workspace *w) {
     const dlm_config *config = &w->layout->config;
     const size_t width = (6 * config->depth + 2) * config->hidden_size;
-    if (w->size.times == 0 || config->time != DLM_TIME_ADALN) return DLM_OK;
+    if (w->size.times == 0 || config->time != DLM_TIME_ADALN) return;
     const size_t most = TABLE_FLOATS / width / 16 * 16;
-    const size_t slots = w->size.times < most ? dlm__round_up(w->size.times, 16) : most;
-    if (slots == 0) return DLM_OK;
-    w->table.times = dlm__calloc(slots, sizeof *w->table.times);
-    w->table.values = dlm__aligned(slots * width, sizeof *w->table.values);
-    if (w->table.times == NULL || w->table.values == NULL)
-        return dlm__fail_memory(err, "workspace", slots * width * sizeof *w->table.values);
-    w->table.slots = slots;
-    return DLM_OK;
-}
-
-void dlm__time_table_free(dlm_workspace *w) {
-    free(w->table.times);
-    free(w->table.values);
+    w->table.slots = w->size.times < most ? dlm__round_up(w->size.times, 16) : most;
+    w->table.times = dlm__arena_take(&w->arena, w->table.slots, sizeof *w->table.times);
+    w->table.values = dlm__arena_take(&w->arena, w->table.slots * width, sizeof *w->table.values);
 }
 
 void dlm__workspace_expect(dlm_workspace *w, size_t n, const float *times) {

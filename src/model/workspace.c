@@ -102,7 +102,7 @@ static void lay_backward(dlm_workspace *w, size_t T, size_t S) {
 
 static void lay(dlm_workspace *w) {
     const dlm_config *config = &w->layout->config;
-    size_t C = config->hidden_size, half = dlm__config_head(config) / 2;
+    size_t C = config->hidden_size;
     size_t T = dlm__round_rows(w->compute, w->type, w->size.tokens),
            S = dlm__round_times(w, w->size.sequences);
     size_t R = dlm__round_up(w->size.rows, w->chunk);
@@ -114,9 +114,8 @@ static void lay(dlm_workspace *w) {
     if (config->position == DLM_POSITION_BOTH) {
         w->positions = dlm__arena_take(&w->arena, w->size.tokens, sizeof *w->positions);
         w->row_positions = dlm__arena_take(&w->arena, w->size.rows, sizeof *w->row_positions);
-        w->cos_table = floats(w, config->max_seq_len, half);
-        w->sin_table = floats(w, config->max_seq_len, half);
     }
+    dlm__lay_times(w);
     if (config->time == DLM_TIME_ADALN) lay_time(w, S);
     lay_blocks(w, T, S);
     w->rows_h = floats(w, R, C);
@@ -134,6 +133,29 @@ static dlm_status check_size(dlm_workspace_size size, dlm_error *err) {
     }
     return dlm__fail(err, DLM_ARGUMENT, "no workspace for %zu positions in %zu sequences with %zu rows",
                      size.tokens, size.sequences, size.rows);
+}
+
+/* For what was laid out: the lender's, or its own. */
+static dlm_status find_memory(dlm_workspace *w, dlm_error *err) {
+    dlm_workspace *lender = w->size.lender;
+    dlm_arena *arena = &w->arena;
+    w->borrows = lender != NULL && !lender->lent && !arena->overflow && arena->used <= lender->arena.size;
+    if (!w->borrows) return dlm__arena_allocate(arena, "workspace", err);
+    lender->lent = true;
+    *arena = (dlm_arena){.base = lender->arena.base, .size = arena->used};
+    return DLM_OK;
+}
+
+/* They stay from pass to pass, and so are not in memory that may be lent. */
+static dlm_status make_rotary_tables(dlm_workspace *w, dlm_error *err) {
+    const dlm_config *config = &w->layout->config;
+    const size_t D = dlm__config_head(config), n = config->max_seq_len * (D / 2);
+    if (config->position != DLM_POSITION_BOTH) return DLM_OK;
+    w->cos_table = dlm__calloc(n, 2 * sizeof *w->cos_table);
+    if (w->cos_table == NULL) return dlm__fail_memory(err, "workspace", n * 2 * sizeof *w->cos_table);
+    w->sin_table = w->cos_table + n;
+    dlm__rotary_table(config->max_seq_len, D, w->cos_table, w->sin_table);
+    return DLM_OK;
 }
 
 dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_compute *compute,
@@ -154,26 +176,23 @@ dlm_status dlm__workspace_create(const dlm_layout *layout, dlm_dtype type, dlm_c
         status = dlm__fail_memory(err, "workspace", layout->config.depth * sizeof *w->layers);
     if (status == DLM_OK) {
         lay(w);
-        status = dlm__arena_allocate(&w->arena, "workspace", err);
+        status = find_memory(w, err);
     }
-    if (status == DLM_OK) status = dlm__time_table_create(w, err);
+    if (status == DLM_OK) status = make_rotary_tables(w, err);
     if (status != DLM_OK) {
         dlm__workspace_free(w);
         return status;
     }
     lay(w);
-    if (layout->config.position == DLM_POSITION_BOTH) {
-        dlm__rotary_table(layout->config.max_seq_len, dlm__config_head(&layout->config), w->cos_table,
-                          w->sin_table);
-    }
     *workspace = w;
     return DLM_OK;
 }
 
 void dlm__workspace_free(dlm_workspace *workspace) {
     if (workspace == NULL) return;
-    dlm__time_table_free(workspace);
+    if (workspace->borrows) workspace->size.lender->lent = false;
     dlm__arena_free(&workspace->arena);
+    free(workspace->cos_table);
     free(workspace->layers);
     free(workspace);
 }

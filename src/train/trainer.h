@@ -80,7 +80,8 @@ struct dlm_trainer {
     float *ce; /* (rows of the largest pass) */
 
     /* For evaluation and samples: the average, while these are made, in the memory of the gradients, which
-     * are of no use between steps; the bfloat16 copy is of the average then. */
+     * are of no use between steps; the bfloat16 copy is of the average then. Passes of it take the
+     * workspace's memory. */
     dlm_model *model;
     dlm_run_log *log;
     char *sample; /* the last one */

@@ -100,6 +100,7 @@ static dlm_status open_network(dlm_trainer *t, dlm_error *err) {
     DLM_TRY(dlm__network_allocate_bf16(&t->network, true, err));
     dlm_workspace_size largest = dlm__global_batch_largest(&options);
     DLM_TRY(dlm__workspace_create(t->layout, type, t->compute, largest, &t->workspace, err));
+    t->network.lender = t->workspace;
     dlm_network average = t->network;
     average.params = t->learner->gradients;
     DLM_TRY(dlm__model_around(&config, &average, t->source.path, t->lengths, &t->model, err));

@@ -1,6 +1,8 @@
 /* Training takes only the rows whose logits are wanted through the last block: loss and gradients against a
- * workspace that takes all positions through it. */
+ * workspace that takes all positions through it. And workspaces that lend their memory between passes. */
 #include "network_fixture.h"
+
+#include "model/pass.h"
 
 enum { V = 13, LONGEST = 40, SEQUENCES = 6, MOST = SEQUENCES * LONGEST };
 
@@ -145,4 +147,75 @@ TEST(rows_alone_are_differentiated_as_all) {
     for (size_t i = 0; (isa = dlm__isa_name(i)) != NULL; i++)
         if (dlm__isa_available(isa))
             for (size_t threads = 1; threads < 3; threads++) with_compute(rows_alone, isa, isa, threads);
+}
+
+/* ---- memory that is lent ------------------------------------------------------------------------------ */
+
+static dlm_workspace *make_workspace(dlm_compute *compute, const dlm_model *model, bool training,
+                                     dlm_workspace *lender) {
+    const dlm_workspace_size size = {.tokens = MOST,
+                                     .sequences = SEQUENCES,
+                                     .rows = MOST,
+                                     .training = training,
+                                     .times = training ? 0 : 16,
+                                     .lender = lender};
+    dlm_workspace *workspace = NULL;
+    dlm_error err;
+    CHECK_OK(dlm__workspace_create(model->layout, model->network.type, compute, size, &workspace, &err),
+             &err);
+    return workspace;
+}
+
+static void check_forward(dlm_workspace *workspace, const dlm_model *model, const batch *b,
+                          const float *want) {
+    static float logits[MOST * V];
+    dlm_error err;
+    CHECK_OK(dlm__forward(workspace, &model->network, &b->batch, logits, &err), &err);
+    CHECK_MEM_EQ(logits, want, b->batch.R * V * sizeof *logits);
+}
+
+/* Passes in lent memory, and the lender's between them, are those of workspaces with their own; who comes
+ * second has his own. */
+TEST(lent_memory_changes_nothing) {
+    static batch b, other;
+    static float want[MOST * V], others[MOST * V], ce[MOST];
+    dlm_compute *compute;
+    dlm_error err;
+    make_batch(&b, SOME);
+    make_batch(&other, LAST_SEQUENCE);
+    for (size_t s = 0; s < SEQUENCES; s++) other.times[s] = 1 - b.times[s] / 2;
+    REQUIRE_OK(dlm__compute_create(NULL, &compute, &err), &err);
+    for (int kind = 0; kind < 4; kind++) {
+        check_context("model %d", kind);
+        dlm_model *model = make_model(DLM_TIME_ADALN, kind & 1 ? DLM_POSITION_BOTH : DLM_POSITION_LEARNED,
+                                      kind & 2 ? DLM_PRECISION_BF16 : DLM_PRECISION_F32);
+        REQUIRE(model != NULL);
+        const size_t bytes = model->layout->total * sizeof(float);
+        float *before = dlm__calloc(bytes, 1), *after = dlm__calloc(bytes, 1);
+        dlm_workspace *lender = make_workspace(compute, model, true, NULL);
+        dlm_workspace *own = make_workspace(compute, model, false, NULL);
+        double loss;
+        CHECK_OK(dlm__forward(own, &model->network, &b.batch, want, &err), &err);
+        CHECK_OK(dlm__forward(own, &model->network, &other.batch, others, &err), &err);
+        dlm__workspace_free(own);
+        CHECK_OK(dlm__loss(lender, &model->network, &b.batch, b.targets, b.weight, ce, &loss, before, &err),
+                 &err);
+        for (int time = 0; time < 2; time++) {
+            dlm_workspace *first = make_workspace(compute, model, false, lender);
+            dlm_workspace *second = make_workspace(compute, model, false, lender);
+            CHECK(first->borrows && !second->borrows);
+            check_forward(first, model, &b, want);
+            check_forward(second, model, &other, others);
+            check_forward(first, model, &b, want);
+            dlm__workspace_free(second);
+            dlm__workspace_free(first);
+        }
+        CHECK_OK(dlm__loss(lender, &model->network, &b.batch, b.targets, b.weight, ce, &loss, after, &err),
+                 &err);
+        CHECK_MEM_EQ(after, before, bytes);
+        dlm__workspace_free(lender);
+        dlm_model_free(model);
+        free(before), free(after);
+    }
+    dlm__compute_free(compute);
 }
