@@ -8,14 +8,9 @@ void KERNEL(add)(size_t n, const float *a, const float *b, float *y) {
 }
 
 void KERNEL(to_bf16)(size_t n, const float *x, dlm_bf16 *y) {
-    for (size_t i = 0; i < n; i += W) {
-        const size_t lanes = n - i < W ? n - i : W;
-        const vh narrow = vf_narrow(lanes < W ? vf_load_part(x + i, lanes) : vf_load(x + i));
-        if (lanes < W)
-            memcpy(y + i, &narrow, lanes * sizeof *y);
-        else
-            memcpy(y + i, &narrow, sizeof narrow);
-    }
+    size_t i = 0;
+    for (; i + W <= n; i += W) vf_put(y, DLM_BF16, i, vf_load(x + i));
+    if (i < n) vf_put_part(y, DLM_BF16, i, vf_load_part(x + i, n - i), n - i);
 }
 
 void KERNEL(from_bf16)(size_t n, const dlm_bf16 *x, float *y) {

@@ -32,6 +32,16 @@ INLINE vu vu_spread(const dlm_bf16 *x) {
     return pair - (vu){0};
 }
 
+/* The same for operands of products of bfloat16, where the processor's take subnormal numbers for 0 anyway.
+ */
+INLINE vh vf_narrow_operand(vf x) {
+#if defined(__AVX512BF16__)
+    return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
+    return vf_narrow(x);
+#endif
+}
+
 /* The lanes of x, then those of y, rounded. */
 INLINE vu vu_rounded(vf x, vf y) {
 #if defined(__AVX512BF16__)

@@ -196,16 +196,6 @@ INLINE vh vf_narrow(vf x) {
     return __builtin_convertvector((quiet & nan) | (rounded & ~nan), vh);
 }
 
-/* The same for operands of products of bfloat16, where the processor's take subnormal numbers for 0 anyway.
- */
-INLINE vh vf_narrow_operand(vf x) {
-#if defined(__AVX512BF16__)
-    return (vh)_mm512_cvtneps_pbh((__m512)x);
-#else
-    return vf_narrow(x);
-#endif
-}
-
 /* Elements i .. i + W - 1 of x, of either type, and the first n < W of them. */
 INLINE vf vf_get(const void *x, dlm_dtype type, size_t i) {
     if (type != DLM_BF16) return vf_load((const float *)x + i);
@@ -225,7 +215,7 @@ INLINE void vf_put(void *x, dlm_dtype type, size_t i, vf v) {
     if (type != DLM_BF16) {
         vf_store((float *)x + i, v);
     } else {
-        const vh narrow = vf_narrow_operand(v);
+        const vh narrow = vf_narrow(v);
         memcpy((dlm_bf16 *)x + i, &narrow, sizeof narrow);
     }
 }
@@ -234,7 +224,7 @@ INLINE void vf_put_part(void *x, dlm_dtype type, size_t i, vf v, size_t n) {
     if (type != DLM_BF16) {
         vf_store_part((float *)x + i, v, n);
     } else {
-        const vh narrow = vf_narrow_operand(v);
+        const vh narrow = vf_narrow(v);
         memcpy((dlm_bf16 *)x + i, &narrow, n * sizeof(dlm_bf16));
     }
 }
