@@ -31,6 +31,7 @@ void KERNEL(from_bf16)(size_t n, const dlm_bf16 *x, float *y) {
 
 #define GELU_SLOPE 1.59576912F               /* 2 sqrt(2/pi) */
 #define GELU_CUBIC (1.59576912F * 0.044715F) /* 2u = x (slope + cubic x^2) */
+#define LOG2_E     1.44269504F
 
 INLINE vf sigmoid(vf x) {
     return 1.0F / (1.0F + vf_exp(-x));
@@ -39,7 +40,7 @@ INLINE vf sigmoid(vf x) {
 /* GELU of x; its derivative where slope is not NULL. */
 INLINE vf gelu_of(vf x, vf *slope) {
     const vf at_least = vf_max(vf_all(-10.0F), x), b = vf_min(vf_all(10.0F), at_least), square = b * b;
-    const vf e = vf_exp(-b * vf_fma(square, vf_all(GELU_CUBIC), vf_all(GELU_SLOPE)));
+    const vf e = vf_exp2(-b * vf_fma(square, vf_all(LOG2_E * GELU_CUBIC), vf_all(LOG2_E * GELU_SLOPE)));
     const vf s = 1.0F / (1.0F + e);
     if (slope != NULL) {
         const vf twice = vf_fma(square, vf_all(3.0F * GELU_CUBIC), vf_all(GELU_SLOPE)); /* 2u' */
@@ -48,7 +49,7 @@ INLINE vf gelu_of(vf x, vf *slope) {
     return at_least * s;
 }
 
-void KERNEL(gelu)(size_t n, const float *x, void *y, void *kept, dlm_dtype type) {
+INLINE void gelu(size_t n, const float *x, void *y, void *kept, dlm_dtype type) {
     size_t i = 0;
     for (; i + W <= n; i += W) {
         const vf v = vf_load(x + i);
@@ -62,7 +63,7 @@ void KERNEL(gelu)(size_t n, const float *x, void *y, void *kept, dlm_dtype type)
     }
 }
 
-void KERNEL(gelu_backward)(size_t n, const void *x, const float *dy, void *dx, void *y, dlm_dtype type) {
+INLINE void gelu_backward(size_t n, const void *x, const float *dy, void *dx, void *y, dlm_dtype type) {
     size_t i = 0;
     for (; i + W <= n; i += W) {
         vf slope;
@@ -77,6 +78,21 @@ void KERNEL(gelu_backward)(size_t n, const void *x, const float *dy, void *dx, v
         if (y != NULL) vf_put_part(y, type, i, value, rest);
         vf_put_part(dx, type, i, up * slope, rest);
     }
+}
+
+/* The type is a constant where the loops are. */
+void KERNEL(gelu)(size_t n, const float *x, void *y, void *kept, dlm_dtype type) {
+    if (type == DLM_BF16)
+        gelu(n, x, y, kept, DLM_BF16);
+    else
+        gelu(n, x, y, kept, DLM_F32);
+}
+
+void KERNEL(gelu_backward)(size_t n, const void *x, const float *dy, void *dx, void *y, dlm_dtype type) {
+    if (type == DLM_BF16)
+        gelu_backward(n, x, dy, dx, y, DLM_BF16);
+    else
+        gelu_backward(n, x, dy, dx, y, DLM_F32);
 }
 
 void KERNEL(silu)(size_t n, const float *x, void *y, dlm_dtype type) {
