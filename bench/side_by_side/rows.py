@@ -45,8 +45,13 @@ def sampling_flop(preset: str, n: int, length: int, steps: int) -> float:
     return steps * forward_flop(preset, n, length, 0) + 2 * n * masked * PRESETS[preset][0] * VOCABULARY
 
 
-def roofline_note(setting: Setting, flop: float, seconds: float) -> str:
-    rate = setting.facts.get("peak_f32")
+def peak(setting: Setting, precision: str):
+    """The best product of the run in this precision, or in float32 where that was not measured."""
+    return setting.facts.get(f"peak_{precision}") or setting.facts.get("peak_f32")
+
+
+def roofline_note(setting: Setting, flop: float, seconds: float, precision: str) -> str:
+    rate = peak(setting, precision)
     if not rate:
         return ""
     return f"{flop / 1e9:,.0f} GFLOP, {flop / seconds / 1e9 / rate:.0%} of {rate:.0f} GFLOP/s"
@@ -142,7 +147,8 @@ def training(which: int):
         real = 200 * batch  # tokens of a step, near enough for its logits
         seconds = real / median(figures["here"])
         setting.facts[name] = seconds
-        notes = [roofline_note(setting, training_flop(preset, batch, real), seconds), said_of(theirs)]
+        trained_in = "bf16" if setting.native_bf16 else "f32"
+        notes = [roofline_note(setting, training_flop(preset, batch, real), seconds, trained_in), said_of(theirs)]
         rivals = [w.name for w in theirs]
         what = f"training, {preset}, batch {batch}, real tokens/s"
         return [
@@ -198,7 +204,7 @@ def texts(which: int):
                     "s",
                     False,
                     goal,
-                    roofline_note(setting, flop, median(figures[mine])),
+                    roofline_note(setting, flop, median(figures[mine]), precision),
                 )
             )
         lines[-1].note += ("; " if said_of(theirs) else "") + said_of(theirs)
@@ -241,7 +247,7 @@ def forward(setting: Setting, goal):
             "s",
             False,
             goal if p == "int8" else None,
-            roofline_note(setting, flop, median(figures[f"here {p}"])),
+            roofline_note(setting, flop, median(figures[f"here {p}"]), p),
         )
         for p in kinds
     ]
@@ -320,7 +326,7 @@ def products(setting: Setting, goal):
             "s",
             False,
             goal,
-            roofline_note(setting, flop, median(figures[f"here {p}"])),
+            roofline_note(setting, flop, median(figures[f"here {p}"]), p),
         )
         worst = min(zip(shapes, kept[f"here {p}"]), key=lambda pair: pair[1]["gflops"])
         line.note += f"{'; ' if line.note else ''}slowest {worst[0][1]}: {worst[1]['gflops']:.0f} GFLOP/s"
@@ -329,11 +335,12 @@ def products(setting: Setting, goal):
             for name, rates in kept.items()
         }
         lines.append(line)
-    step, bandwidth, peak = (setting.facts.get(k) for k in ("train-base", "bandwidth", "peak_f32"))
-    if step and bandwidth and peak:
+    step, bandwidth = (setting.facts.get(k) for k in ("train-base", "bandwidth"))
+    rate = peak(setting, "bf16" if setting.native_bf16 else "f32")
+    if step and bandwidth and rate:
         passes = max(1, batch * LENGTH // 4096)
         rest = step - passes * min(median(figures[f"here {p}"]) for p in kinds)
-        attention = 3.5 * 4 * batch * LENGTH**2 * PRESETS[preset][0] * PRESETS[preset][1] / peak / 1e9
+        attention = 3.5 * 4 * batch * LENGTH**2 * PRESETS[preset][0] * PRESETS[preset][1] / rate / 1e9
         floor = rest_bytes(preset, batch) / bandwidth / 1e9 + attention
         lines.append(
             Line(
