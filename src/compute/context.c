@@ -170,6 +170,21 @@ int dlm__team(size_t n, size_t grain) {
     return (int)(wanted < 1 ? 1 : wanted < threads ? wanted : threads);
 }
 
+int dlm__cut(size_t row_units, size_t column_units, int team) {
+    int best = 1;
+    size_t least_work = SIZE_MAX;
+    for (int parts = 1; parts <= team; parts++) {
+        if (team % parts != 0) continue;
+        const size_t across = (size_t)(team / parts), down = (size_t)parts;
+        const size_t work = ((row_units + down - 1) / down) * ((column_units + across - 1) / across);
+        if (work < least_work) {
+            least_work = work;
+            best = parts;
+        }
+    }
+    return best;
+}
+
 float *dlm__scratch(dlm_compute *compute, size_t parts, size_t count, size_t *stride) {
     if (compute->error.status != DLM_OK) return NULL;
     const size_t floats = DLM_ALIGN / sizeof(float);

@@ -46,6 +46,11 @@ static inline dlm_range dlm__part(size_t n, size_t unit, int part, int parts) {
     return (dlm_range){first < n ? first : n, last < n ? last : n};
 }
 
+/* A result of so many units of rows and of columns, shared by `team` threads: into how many equal parts its
+ * rows are cut, the columns into as many as are left for them, so that the largest share is least. A divisor
+ * of team. */
+int dlm__cut(size_t row_units, size_t column_units, int team);
+
 /* The segment that row belongs to (row < offsets[n]). */
 static inline size_t dlm__segment_of(dlm_segments seg, size_t row) {
     size_t low = 0, high = seg.n; /* offsets[low] <= row < offsets[high] */

@@ -172,22 +172,6 @@ static void multiply(const dlm_compute *compute, const activations *a, dlm_range
     }
 }
 
-/* Into how many parts rows are cut, of `team` equal parts: so that the largest part is least. */
-static int cut(size_t row_units, size_t column_units, int team) {
-    int best = 1;
-    size_t least_work = SIZE_MAX;
-    for (int parts = 1; parts <= team; parts++) {
-        if (team % parts != 0) continue;
-        const size_t across = (size_t)(team / parts), down = (size_t)parts;
-        const size_t work = ((row_units + down - 1) / down) * ((column_units + across - 1) / across);
-        if (work < least_work) {
-            least_work = work;
-            best = parts;
-        }
-    }
-    return best;
-}
-
 #ifdef DLM_BACKEND_ONEDNN
 /* By oneDNN, whose bytes of activations have no sign: the sums are in Y, then the values in their place. */
 static void by_onednn(dlm_compute *compute, size_t M, const void *X, dlm_dtype type, const dlm_int8 *weights,
@@ -225,7 +209,7 @@ void dlm__int8_matmul(dlm_compute *compute, size_t M, const void *X, dlm_dtype t
     const size_t group = compute->kernels->int8_rows;
     if (!make_room(compute, M, K, compute->kernels->int8_form, group, &a)) return;
     const int team = dlm__team(M * n * K, GRAIN);
-    const int down = cut((M + group - 1) / group, (n + DLM_PANEL - 1) / DLM_PANEL, team),
+    const int down = dlm__cut((M + group - 1) / group, (n + DLM_PANEL - 1) / DLM_PANEL, team),
               across = team / down;
 #pragma omp parallel num_threads(team) if (team > 1)
     {

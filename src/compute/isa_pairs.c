@@ -13,7 +13,7 @@ INLINE void exchange(vu x[W], size_t distance) {
         low[i] = (int)((i & distance) != 0 ? i - distance + W : i);
         high[i] = (int)((i & distance) != 0 ? i + W : i + distance);
     }
-#pragma GCC unroll 16
+    UNROLL
     for (size_t i = 0; i < W; i++) {
         if ((i & distance) != 0) continue;
         const __m512i a = (__m512i)x[i], b = (__m512i)x[i + distance];
@@ -61,10 +61,10 @@ INLINE void pack_block(size_t n, size_t inputs, const void *x, dlm_dtype type, s
                        dlm_bf16 *to) {
     vu block[W];
     if (n == W && inputs == 2 * W) {
-#pragma GCC unroll 16
+        UNROLL
         for (size_t i = 0; i < W; i++) block[i] = whole_pairs_at(x, type, i * stride + k);
         transpose(block);
-#pragma GCC unroll 16
+        UNROLL
         for (size_t i = 0; i < W; i++) memcpy(to + 2 * i * DLM_PANEL, &block[i], sizeof block[i]);
     } else {
         for (size_t i = 0; i < W; i++) block[i] = i < n ? pairs_at(x, type, i * stride + k, inputs) : (vu){0};
@@ -134,9 +134,9 @@ static void put_part(const dlm_pairs *x, size_t rows, size_t columns, const floa
  * constants alone stay in registers. */
 INLINE void put_sums(size_t rows, size_t vectors, vf sum[PAIRS_ROWS][PAIRS_VECTORS], float *y,
                      size_t stride) {
-#pragma GCC unroll 8
+    UNROLL
     for (size_t r = 0; r < rows; r++, y += stride) {
-#pragma GCC unroll 8
+        UNROLL
         for (size_t v = 0; v < vectors; v++) vf_store(y + v * W, sum[r][v]);
     }
 }
@@ -157,18 +157,18 @@ INLINE void tile(const dlm_pairs *x, size_t rows, size_t vectors, size_t i, size
         return;
     }
     if (bias != NULL) {
-#pragma GCC unroll 8
+        UNROLL
         for (size_t v = 0; v < vectors; v++) {
             const vf b = vf_load(bias + v * W);
-#pragma GCC unroll 8
+            UNROLL
             for (size_t r = 0; r < rows; r++) sum[r][v] += b;
         }
     }
     if (x->add) {
         const float *old = y;
-#pragma GCC unroll 8
+        UNROLL
         for (size_t r = 0; r < rows; r++, old += x->stride) {
-#pragma GCC unroll 8
+            UNROLL
             for (size_t v = 0; v < vectors; v++) sum[r][v] += vf_load(old + v * W);
         }
     }

@@ -91,14 +91,20 @@ INLINE vu vu_paired(vu rounded) {
  * between panels. */
 INLINE void pairs_tile(size_t rows, size_t vectors, size_t pairs, const dlm_bf16 *a, size_t row, size_t step,
                        const dlm_bf16 *panels, size_t panel, vf sum[PAIRS_ROWS][PAIRS_VECTORS]) {
-    for (size_t i = 0; i < rows; i++)
+    UNROLL
+    for (size_t i = 0; i < rows; i++) {
+        UNROLL
         for (size_t j = 0; j < vectors; j++) sum[i][j] = vf_all(0);
+    }
     for (size_t k = 0; k < pairs; k++) {
         vu b[PAIRS_VECTORS];
+        UNROLL
         for (size_t j = 0; j < vectors; j++)
             b[j] = vu_load(panels + j / PANEL_VECTORS * panel + 2 * (k * DLM_PANEL + j % PANEL_VECTORS * W));
+        UNROLL
         for (size_t i = 0; i < rows; i++) {
             const vu pair = vu_spread(a + 2 * (i * row + k * step));
+            UNROLL
             for (size_t j = 0; j < vectors; j++) sum[i][j] = vf_pairs(sum[i][j], pair, b[j]);
         }
     }

@@ -74,22 +74,6 @@ static void multiply(const dlm_compute *compute, const factors *f, dlm_range row
     }
 }
 
-/* Into how many parts rows are cut, of `team` equal parts: so that the largest part is least. */
-static int cut(size_t row_units, size_t column_units, int team) {
-    int best = 1;
-    size_t least_work = SIZE_MAX;
-    for (int parts = 1; parts <= team; parts++) {
-        if (team % parts != 0) continue;
-        const size_t across = (size_t)(team / parts), down = (size_t)parts;
-        const size_t work = ((row_units + down - 1) / down) * ((column_units + across - 1) / across);
-        if (work < least_work) {
-            least_work = work;
-            best = parts;
-        }
-    }
-    return best;
-}
-
 void dlm__pack_panels(dlm_compute *compute, size_t N, size_t K, const float *W, dlm_bf16 *panels) {
     const dlm_product product = {.N = N, .K = K};
     const factors f = {.product = &product, .K = K};
@@ -114,7 +98,7 @@ void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const v
     }
     const int team = dlm__team(M * N * K, GRAIN);
     const size_t unit = pack_a ? DLM_PANEL : 8;
-    const int down = cut((M + unit - 1) / unit, panels_of(N), team), across = team / down;
+    const int down = dlm__cut((M + unit - 1) / unit, panels_of(N), team), across = team / down;
 #pragma omp parallel num_threads(team) if (team > 1)
     {
         const int part = omp_get_thread_num();

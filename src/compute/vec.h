@@ -190,8 +190,8 @@ INLINE vf vf_widen(vh x) {
 INLINE vh vf_narrow(vf x) {
 #if defined(__AVX512BF16__)
     /* The instruction takes subnormal numbers for 0. */
-    const int subnormal = 0x20;
-    if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)x, subnormal) == 0, 1))
+    enum { SUBNORMAL = 0x20 };
+    if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)x, SUBNORMAL) == 0, 1))
         return (vh)_mm512_cvtneps_pbh((__m512)x);
 #endif
     const vu bits = (vu)x;
