@@ -24,8 +24,10 @@ void dlm_set_threads(size_t n) {
     omp_set_num_threads((int)(n < most ? n : most));
 }
 
+/* As many as a team is given: what divides its work beforehand, as oneDNN does, relies on it. */
 size_t dlm__threads(void) {
-    return (size_t)omp_get_max_threads();
+    const int most = omp_get_max_threads(), limit = omp_get_thread_limit();
+    return omp_in_parallel() ? 1 : (size_t)(most < limit ? most : limit);
 }
 
 void dlm__parallel_for(size_t n, void (*body)(void *context, size_t i), void *context) {

@@ -311,14 +311,13 @@ bool dlm__onednn_bf16_fast(void) {
 #endif
 }
 
-dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, dlm_strides strides,
-                               const void *A, const void *B, const float *bias, void *Y, dlm_error *err) {
-    const shape s = {
-        .product = *product, .strides = strides, .bias = bias != NULL, .threads = dlm__threads()};
+static dlm_status run(dlm_onednn *onednn, const shape *s, const void *A, const void *B, const float *bias,
+                      void *Y, dlm_error *err) {
+    const dlm_product *product = &s->product;
     if (!make_room(onednn)) return dlm__fail_memory(err, "prepared products", onednn->capacity);
-    prepared *entry = slot(onednn->table, onednn->capacity, &s);
+    prepared *entry = slot(onednn->table, onednn->capacity, s);
     if (entry->primitive == NULL) {
-        const dnnl_status_t status = prepare(entry, &s, onednn->engine);
+        const dnnl_status_t status = prepare(entry, s, onednn->engine);
         if (status != dnnl_success) return failed(err, status, "could not prepare", product);
         onednn->used++;
     }
@@ -339,4 +338,18 @@ dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, d
     if (status == dnnl_success) status = dnnl_stream_wait(onednn->stream);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status == dnnl_success ? DLM_OK : failed(err, status, "could not run", product);
+}
+
+/* What is divided among so many threads is left undone in part where OpenMP then gives fewer. */
+dlm_status dlm__onednn_product(dlm_onednn *onednn, const dlm_product *product, dlm_strides strides,
+                               const void *A, const void *B, const float *bias, void *Y, dlm_error *err) {
+    const int most = omp_get_max_threads(), dynamic = omp_get_dynamic();
+    const shape s = {
+        .product = *product, .strides = strides, .bias = bias != NULL, .threads = dlm__threads()};
+    omp_set_num_threads((int)s.threads);
+    omp_set_dynamic(0);
+    const dlm_status status = run(onednn, &s, A, B, bias, Y, err);
+    omp_set_num_threads(most);
+    omp_set_dynamic(dynamic);
+    return status;
 }

@@ -96,12 +96,13 @@ void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const v
         packed = (dlm_bf16 *)(void *)dlm__scratch(compute, panels, size / 2, &stride);
         if (packed == NULL) return;
     }
-    const int team = dlm__team(M * N * K, GRAIN);
+    const int wanted = dlm__team(M * N * K, GRAIN);
     const size_t unit = pack_a ? DLM_PANEL : 8;
-    const int down = dlm__cut((M + unit - 1) / unit, panels_of(N), team), across = team / down;
-#pragma omp parallel num_threads(team) if (team > 1)
+#pragma omp parallel num_threads(wanted) if (wanted > 1)
     {
-        const int part = omp_get_thread_num();
+        /* The runtime may give fewer threads than it is asked for. */
+        const int part = omp_get_thread_num(), team = omp_get_num_threads();
+        const int down = dlm__cut((M + unit - 1) / unit, panels_of(N), team), across = team / down;
         for (size_t k = 0; k < K; k += most) {
             const factors f = {.product = product,
                                .A = A,

@@ -1,6 +1,6 @@
 #!/bin/sh
 # How the command's threads wait, as the OpenMP runtime itself tells it: they soon sleep, unless the user wants something
-# else, and the program is not started a second time for that.
+# else, and the program is not started a second time for that. And that products know how many threads there are.
 . tests/script.sh
 unset OMP_WAIT_POLICY GOMP_SPINCOUNT KMP_BLOCKTIME
 
@@ -25,5 +25,7 @@ else
     check 'started once' tells 1 'OPENMP DISPLAY ENVIRONMENT BEGIN' OMP_DISPLAY_ENV=verbose
     check 'without any environment' sh -c "env -i OMP_DISPLAY_ENV=verbose '$PROGRAM' --version 2>&1 | grep -q \"SPINCOUNT = '1000'\""
 fi
+
+check 'fewer threads than asked for' env OMP_THREAD_LIMIT=1 "$OUT/tests/unit/test_compute_product" fewer_threads_than_asked_for
 
 finish

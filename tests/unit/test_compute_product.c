@@ -3,6 +3,7 @@
 
 #include "compute/context.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,39 @@ TEST(prepared_products) {
     dlm_set_threads(0);
     CHECK_OK(dlm__compute_status(compute, &err), &err);
     dlm__compute_free(compute);
+}
+
+/* With fewer threads than were asked for: where the caller is one of a team himself, and where OpenMP decides
+ * how many there are. */
+static void fewer_threads(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    const bool pairs = compute->pairs;
+    for (unsigned variant = 0; variant < 8; variant++) {
+        const dlm_product p = {.M = 128,
+                               .N = 160,
+                               .K = 96,
+                               .transpose_a = (variant & 1) != 0,
+                               .transpose_b = (variant & 2) != 0,
+                               .type = (variant & 4) != 0 ? DLM_BF16 : DLM_F32};
+        compute->pairs = true;
+#pragma omp parallel num_threads(2)
+#pragma omp single
+        {
+            CHECK_INT_EQ(dlm__threads(), 1);
+            one_product(compute, &p, false);
+        }
+        omp_set_dynamic(1);
+        one_product(compute, &p, false);
+        omp_set_dynamic(0);
+        compute->pairs = pairs;
+    }
+}
+
+TEST(fewer_threads_than_asked_for) {
+    for_each_isa(fewer_threads);
+    dlm_set_threads(2 * dlm__processors());
+    for_each_isa(fewer_threads);
+    dlm_set_threads(0);
 }
 
 /* A product that cannot be says so once and for all, and what follows does nothing. */
