@@ -5,7 +5,7 @@
 as_root=
 [ "$(id -u)" != 0 ] || as_root=--allow-run-as-root
 mpirun="mpirun $as_root --oversubscribe"
-tiny='--hidden 32 --depth 2 --heads 2 --seq-len 32 --batch 6 --threads 1 --seed 9'
+tiny='--hidden 32 --depth 2 --heads 2 --seq-len 32 --batch 6 --precision f32 --threads 1 --seed 9'
 part="$tiny --log-every 4 --eval-every 10 --eval-documents 6 --sample-every 20 --save-every 10 --keep 9"
 # Many small steps, so that what happens finds them at work, at a rate that does not depend on how many there are.
 long="$part --min-lr-ratio 1 --warmup 0 --steps 100000"
