@@ -20,11 +20,13 @@ static dlm_model *make_model(dlm_time time, dlm_position position, dlm_precision
     dlm_error err;
     if (!CHECK_OK(dlm__layout_create(&config, &layout, &err), &err)) return NULL;
     float *params = dlm__calloc(layout->total, sizeof *params);
+    /* Larger weights would magnify the rounding of sums, whose order depends on the number of rows in some
+     * products, beyond what is allowed below. */
     dlm_rng rng = dlm__rng(9, DLM_RNG_TEST, 0, 0);
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
         for (size_t j = 0; j < param->count; j++)
-            params[param->offset + j] = 0.3F * (float)dlm__rng_normal(&rng);
+            params[param->offset + j] = 0.15F * (float)dlm__rng_normal(&rng);
     }
     if (CHECK_OK(dlm__model_create(&config, params, NULL, NULL, precision, &model, &err), &err))
         fixture_lay_rows(model);
