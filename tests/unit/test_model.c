@@ -495,7 +495,6 @@ TEST(logits) {
     dlm_model_free(model);
 }
 
-/* Made from memory; the histogram and the weights are copies, and the weights can be replaced. */
 /* Every value of the copy is the float32 one's, rounded; where a matrix lies in panels, at its place there.
  */
 static void check_bf16_copy(dlm_compute *compute, const dlm_network *network) {
@@ -512,13 +511,14 @@ static void check_bf16_copy(dlm_compute *compute, const dlm_network *network) {
             const size_t row = panels ? i / K : 0, k = panels ? i % K : 0;
             const size_t at = panels ? row / 16 * 16 * K + k / 2 * 32 + row % 16 * 2 + k % 2 : i;
             const float want = network->params[param->offset + i];
-            far += fabsf(params[param->offset + at] - want) > fabsf(want) / 256;
+            far += !(fabsf(params[param->offset + at] - want) <= fabsf(want) / 256);
         }
     }
     CHECK_INT_EQ(far, 0);
     free(params);
 }
 
+/* Made from memory; the histogram and the weights are copies, and the weights can be replaced. */
 TEST(from_memory) {
     dlm_model *source = fixture_model("plain", DLM_PRECISION_F32), *model;
     dlm_compute *compute;
