@@ -89,7 +89,7 @@ extern char **environ;
 __attribute__((visibility("default"))) char *getenv(const char *name) {
     static char count[] = SPIN_COUNT;
     const size_t n = strlen(name);
-    for (char **entry = environ; entry != NULL && *entry != NULL; entry++)
+    for (char **entry = environ; n > 0 && entry != NULL && *entry != NULL; entry++)
         if (strncmp(*entry, name, n) == 0 && (*entry)[n] == '=') return *entry + n + 1;
     return strcmp(name, "GOMP_SPINCOUNT") == 0 && getenv("OMP_WAIT_POLICY") == NULL ? count : NULL;
 }

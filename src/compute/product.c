@@ -1,7 +1,6 @@
 /* Matrix products: by oneDNN, or by the plain loops of the reference. */
 #include "compute/context.h"
 
-#include <assert.h>
 #include <string.h>
 
 /* op(B) as float32 (K,N), row k at to + k * N. */
@@ -134,7 +133,12 @@ void dlm__matmul(dlm_compute *compute, const dlm_product *product, const void *A
         dlm__pairs_matmul(compute, product, A, B, bias, Y);
         return;
     }
-    assert(product->right == DLM_RIGHT_ROWS);
+    if (product->right != DLM_RIGHT_ROWS) {
+        (void)dlm__fail(&compute->error, DLM_COMPUTE,
+                        "the weights of the product (%zu, %zu) (%zu, %zu) lie as other kernels read them",
+                        product->M, product->K, product->K, product->N);
+        return;
+    }
 #ifdef DLM_BACKEND_ONEDNN
     if (compute->onednn != NULL) {
         const dlm_strides tight = {.A = product->transpose_a ? product->M : product->K,

@@ -147,6 +147,20 @@ TEST(failure_stays) {
     dlm__compute_free(compute);
 }
 
+/* Panels are for the kernels that read them. */
+TEST(panels_elsewhere) {
+    dlm_compute *compute = NULL;
+    dlm_error err;
+    REQUIRE_OK(dlm__compute_create("reference", &compute, &err), &err);
+    const dlm_product p = {
+        .M = 1, .N = 16, .K = 2, .transpose_b = true, .type = DLM_BF16, .right = DLM_RIGHT_PANELS};
+    dlm_bf16 x[32] = {0};
+    float y[16];
+    dlm__matmul(compute, &p, x, x, NULL, y);
+    CHECK_STATUS(dlm__compute_status(compute, &err), DLM_COMPUTE, &err);
+    dlm__compute_free(compute);
+}
+
 /* Is the word in the first line of /proc/cpuinfo that begins with name? */
 static bool cpuinfo_has(const char *info, const char *name, const char *word) {
     const char *line = strstr(info, name), *end = line == NULL ? NULL : strchr(line, '\n');

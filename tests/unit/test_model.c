@@ -506,6 +506,8 @@ static void check_bf16_copy(dlm_compute *compute, const dlm_network *network) {
     for (size_t p = 0; p < layout->n; p++) {
         const dlm_param *param = &layout->params[p];
         const bool panels = network->panels && param->panels;
+        /* Beside panels only what is multiplied is there. */
+        if (network->panels && (param->ndim != 2 || p == dlm__layout_at(layout, layout->tok))) continue;
         const size_t K = param->shape[1];
         for (size_t i = 0; i < param->count; i++) {
             const size_t row = panels ? i / K : 0, k = panels ? i % K : 0;

@@ -35,7 +35,7 @@ TEST(random_models_are_what_training_begins_with) {
     CHECK(memcmp(other->network.params, want, bytes) != 0);
     if (model->network.params_bf16 != NULL) {
         uint32_t bits;
-        const size_t at = model->layout->tok;
+        const size_t at = model->layout->blocks[0].qkv_w; /* first in panels too */
         memcpy(&bits, want + at, sizeof bits);
         CHECK(want[at] < 0 || want[at] > 0);
         CHECK_INT_EQ(model->network.params_bf16[at], (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
