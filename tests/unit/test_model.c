@@ -280,6 +280,11 @@ static const dlm_config large_config = {.vocab_size = 3007,
                                         .time = DLM_TIME_ADALN,
                                         .end_token = true};
 
+/* Whether a parameter is in the bfloat16 copy: beside panels only what is multiplied. */
+static bool is_copied(const dlm_network *network, const dlm_param *param) {
+    return !network->panels || (param->ndim == 2 && param->offset != network->layout->tok);
+}
+
 /* Floats as in `whole`, and the bfloat16 copy as one pass over them makes it. */
 static void check_same_network(const dlm_model *model, const dlm_model *whole) {
     const dlm_layout *layout = model->layout;
@@ -288,6 +293,7 @@ static void check_same_network(const dlm_model *model, const dlm_model *whole) {
     CHECK(model->network.panels == whole->network.panels);
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
+        if (!is_copied(&model->network, param)) continue;
         CHECK_MEM_EQ(model->network.params_bf16 + param->offset, whole->network.params_bf16 + param->offset,
                      param->count * sizeof(dlm_bf16));
     }
@@ -506,8 +512,7 @@ static void check_bf16_copy(dlm_compute *compute, const dlm_network *network) {
     for (size_t p = 0; p < layout->n; p++) {
         const dlm_param *param = &layout->params[p];
         const bool panels = network->panels && param->panels;
-        /* Beside panels only what is multiplied is there. */
-        if (network->panels && (param->ndim != 2 || p == dlm__layout_at(layout, layout->tok))) continue;
+        if (!is_copied(network, param)) continue;
         const size_t K = param->shape[1];
         for (size_t i = 0; i < param->count; i++) {
             const size_t row = panels ? i / K : 0, k = panels ? i % K : 0;

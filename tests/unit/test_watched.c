@@ -189,6 +189,7 @@ TEST(only_masked_rows_reach_the_last_layers) {
             tiny_run((dlm_recipe)recipe, make_data(1, 60, 30, 16), path_in(temporary_dir(), "run"));
         dlm_train_report report;
         o.steps = 20;
+        o.optimizer = DLM_ADAMW; /* Newton-Schulz multiplies too */
         memset(&rows, 0, sizeof rows);
         rows.on = true;
         bool trained = train(&o, SIZE_MAX, &report);
