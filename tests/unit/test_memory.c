@@ -161,7 +161,7 @@ TEST(training) {
     (void)do_training, (void)copy_of, (void)wide_run;
     SKIP("the address sanitizer keeps what was freed");
 #else
-    enum { REST = 30 * 1024, REPORTS = 45 * 1024 };
+    enum { REST = 45 * 1024, REPORTS = 45 * 1024 };
     data = make_data(1, 60, 30, 16);
     for (int half = 0; half < 2; half++) {
         const dlm_train_options quiet = wide_run(half == 0 ? DLM_PRECISION_F32 : DLM_PRECISION_BF16, 0);
