@@ -125,8 +125,9 @@ void dlm__int8_values_once(const dlm_int8 *weights, bool *made, float *w) {
 
 /* Products that are worth a thread more. */
 #define GRAIN ((size_t)1 << 19)
-/* Rows that go through all columns of a thread before the next do: they stay in its cache. Whole groups. */
-#define BLOCK ((size_t)96)
+/* Rows that go through all columns of a thread before the next do, which read all weights again. Whole
+ * groups. */
+#define BLOCK ((size_t)512)
 
 /* Rows in 8 bits, in the context's scratch: by groups of so many, as a kernel takes them, or of one. */
 typedef struct activations {
