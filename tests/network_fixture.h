@@ -59,6 +59,26 @@ static inline void fixture_lay_rows(dlm_model *model) {
     dlm__compute_free(compute);
 }
 
+/* A model of normal weights with this deviation, for contexts of every instruction set. */
+static inline dlm_model *fixture_random(const dlm_config *config, dlm_precision precision, float deviation) {
+    dlm_layout *layout;
+    dlm_model *model = NULL;
+    dlm_error err;
+    if (!CHECK_OK(dlm__layout_create(config, &layout, &err), &err)) return NULL;
+    float *params = dlm__calloc(layout->total, sizeof *params);
+    dlm_rng rng = dlm__rng(9, DLM_RNG_TEST, 0, 0);
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        for (size_t j = 0; j < param->count; j++)
+            params[param->offset + j] = deviation * (float)dlm__rng_normal(&rng);
+    }
+    if (CHECK_OK(dlm__model_create(config, params, NULL, NULL, precision, &model, &err), &err))
+        fixture_lay_rows(model);
+    free(params);
+    dlm__layout_free(layout);
+    return model;
+}
+
 /* The fixture's model; NULL where there is none. */
 static inline dlm_model *fixture_model(const char *folder, dlm_precision precision) {
     char name[128];

@@ -148,33 +148,30 @@ static void attend_backward(dlm_compute *compute, const operands *x, const float
     }
 }
 
+/* Queries in rows `q_stride` long; keys and values side by side in rows `stride` long. */
+static operands operands_of(dlm_segments seg, dlm_segments queries, size_t H, size_t D, const float *q,
+                            size_t q_stride, const float *k, size_t stride) {
+    return (operands){.keys = seg,
+                      .queries = queries,
+                      .H = H,
+                      .D = D,
+                      .stride = stride,
+                      .q_stride = q_stride,
+                      .q = q,
+                      .k = k,
+                      .v = k + H * D};
+}
+
 /* Queries, keys and values side by side. */
 static operands whole(dlm_segments seg, size_t H, size_t D, const float *qkv) {
     const size_t C = H * D;
-    return (operands){.keys = seg,
-                      .queries = seg,
-                      .H = H,
-                      .D = D,
-                      .stride = 3 * C,
-                      .q_stride = 3 * C,
-                      .q = qkv,
-                      .k = qkv + C,
-                      .v = qkv + 2 * C};
+    return operands_of(seg, seg, H, D, qkv, 3 * C, qkv + C, 3 * C);
 }
 
 /* Queries by themselves. */
 static operands apart(dlm_segments seg, dlm_segments queries, size_t H, size_t D, const float *q,
                       const float *kv) {
-    const size_t C = H * D;
-    return (operands){.keys = seg,
-                      .queries = queries,
-                      .H = H,
-                      .D = D,
-                      .stride = 2 * C,
-                      .q_stride = C,
-                      .q = q,
-                      .k = kv,
-                      .v = kv + C};
+    return operands_of(seg, queries, H, D, q, H * D, kv, 2 * H * D);
 }
 
 void dlm__attention(dlm_compute *compute, dlm_segments seg, size_t H, size_t D, const float *qkv, void *o,

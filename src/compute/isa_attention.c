@@ -5,6 +5,7 @@
  * probabilities in flight stay in the cache whatever L is. The five products of a block run through one
  * register-blocked micro-kernel. The softmax is not made online, in pieces of the keys: a block of whole rows
  * is small enough, and needs one pass less over the output. */
+#include "compute/attention_rows.h"
 #include "compute/isa.h"
 
 /* ---- small products ----------------------------------------------------------------------------------- */
@@ -92,16 +93,6 @@ static void pack(size_t n, size_t D, size_t width, const float *x, size_t stride
     }
 }
 
-/* x (n, D) = factor * from (n, width). */
-static void unpack(size_t n, size_t D, size_t width, const float *from, float factor, float *x,
-                   size_t stride) {
-    for (size_t i = 0; i < n; i++, x += stride, from += width) {
-        size_t d = 0;
-        for (; d + W <= D; d += W) vf_store(x + d, vf_load(from + d) * factor);
-        if (d < D) vf_store_part(x + d, vf_load(from + d) * factor, D - d);
-    }
-}
-
 typedef float quad __attribute__((vector_size(4 * sizeof(float))));
 
 /* A block of four rows and columns. */
@@ -166,14 +157,6 @@ static float exponentials(size_t L, float *s, float *sum) {
     }
     *sum = vf_sum(total);
     return largest;
-}
-
-/* A row of the output, divided by the softmax's denominator. */
-static void put_row(size_t D, const float *row, float divisor, void *o, dlm_dtype type) {
-    const float factor = 1.0F / divisor;
-    size_t d = 0;
-    for (; d + W <= D; d += W) vf_put(o, type, d, vf_load(row + d) * factor);
-    if (d < D) vf_put_part(o, type, d, vf_load(row + d) * factor, D - d);
 }
 
 void KERNEL(attention)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
@@ -248,8 +231,8 @@ void KERNEL(attention_backward)(const dlm_head *head, size_t n, const float *lse
         multiply(L, d, rows, columns_of(p, l), out, d, to_values, d, i > 0);
         multiply(L, d, rows, columns_of(dp, l), q, d, to_keys, d, i > 0);
         multiply(rows, d, L, rows_of(dp, l), keys, d, to_q, d, false);
-        unpack(rows, D, d, to_q, scale, dq + i * q_stride, q_stride);
+        scale_rows(rows, D, to_q, d, scale, dq + i * q_stride, q_stride);
     }
-    unpack(L, D, d, to_keys, 1.0F, dk, stride);
-    unpack(L, D, d, to_values, 1.0F, dv, stride);
+    scale_rows(L, D, to_keys, d, 1.0F, dk, stride);
+    scale_rows(L, D, to_values, d, 1.0F, dv, stride);
 }

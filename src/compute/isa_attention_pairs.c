@@ -6,8 +6,9 @@
  * gradient, values and keys with pairs of keys for the output and the gradient of the queries. The gradients
  * of keys and values sum over queries, so that probabilities and slopes are stored with pairs of queries too,
  * as left factors that are read by columns. */
-#include "compute/pairs.h"
+#include "compute/attention_rows.h"
 #include "compute/isa.h"
+#include "compute/pairs.h"
 
 /* Scores are taken to the base of 2. */
 #define LOG2_E 1.44269504F
@@ -104,14 +105,6 @@ static float exponentials(size_t L, const float *s, dlm_bf16 *p, float *sum) {
     return largest;
 }
 
-/* A row of the output, divided by the softmax's denominator. */
-static void put_row(size_t D, const float *row, float divisor, void *o, dlm_dtype type) {
-    const float factor = 1.0F / divisor;
-    size_t d = 0;
-    for (; d + W <= D; d += W) vf_put(o, type, d, vf_load(row + d) * factor);
-    if (d < D) vf_put_part(o, type, d, vf_load_part(row + d, D - d) * factor, D - d);
-}
-
 void KERNEL(attention_pairs)(const dlm_head *head, size_t first, size_t last, void *o, size_t o_stride,
                              dlm_dtype type, float *lse, size_t lse_stride, float *scratch) {
     const size_t L = head->L, D = head->D, d = dlm__round_up(D, DLM_LANES), l = dlm__attention_stride(L);
@@ -177,16 +170,6 @@ static void make_slopes(size_t L, size_t l, const float *p, const float *dp, con
         memcpy(to.rows + l + j, (const char *)&ds + sizeof ds / 2, sizeof ds / 2);
         memcpy(to.p_pairs + 2 * j, &p_pairs, sizeof p_pairs);
         memcpy(to.ds_pairs + 2 * j, &ds_pairs, sizeof ds_pairs);
-    }
-}
-
-/* to (n, D) = factor * x. */
-static void scale_rows(size_t n, size_t D, const float *x, size_t stride, float factor, float *to,
-                       size_t to_stride) {
-    for (size_t i = 0; i < n; i++, x += stride, to += to_stride) {
-        size_t c = 0;
-        for (; c + W <= D; c += W) vf_store(to + c, vf_load(x + c) * factor);
-        if (c < D) vf_store_part(to + c, vf_load_part(x + c, D - c) * factor, D - c);
     }
 }
 

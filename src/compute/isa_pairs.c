@@ -1,6 +1,6 @@
 /* Matrix products of bfloat16 in vector code, and the panels of their right factor. */
-#include "compute/pairs.h"
 #include "compute/isa.h"
+#include "compute/pairs.h"
 
 /* ---- panels ------------------------------------------------------------------------------------------- */
 

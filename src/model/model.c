@@ -334,11 +334,6 @@ dlm_status dlm_model_random(const dlm_config *config, dlm_precision precision, u
     return status;
 }
 
-void dlm__model_set_params(dlm_model *model, dlm_compute *compute, const float *params) {
-    memcpy(model->network.params, params, model->layout->total * sizeof *params);
-    dlm__network_refresh(compute, &model->network);
-}
-
 void dlm_model_free(dlm_model *model) {
     if (model == NULL) return;
     if (!model->borrowed) {

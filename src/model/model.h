@@ -68,7 +68,5 @@ dlm_status dlm__model_create(const dlm_config *config, const float *params, cons
  * whose bfloat16 copy is the caller's to refresh: for evaluation and samples of what is trained. */
 dlm_status dlm__model_around(const dlm_config *config, const dlm_network *network, const char *tokenizer_dir,
                              const uint64_t *lengths, dlm_model **model, dlm_error *err);
-/* Replaces the weights of a model that has its own. */
-void dlm__model_set_params(dlm_model *model, dlm_compute *compute, const float *params);
 
 #endif

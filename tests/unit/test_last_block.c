@@ -15,24 +15,9 @@ static dlm_model *make_model(dlm_time time, dlm_position position, dlm_precision
                                .mlp_ratio = 3,
                                .time = time,
                                .position = position};
-    dlm_layout *layout;
-    dlm_model *model = NULL;
-    dlm_error err;
-    if (!CHECK_OK(dlm__layout_create(&config, &layout, &err), &err)) return NULL;
-    float *params = dlm__calloc(layout->total, sizeof *params);
     /* Larger weights would magnify the rounding of sums, whose order depends on the number of rows in some
      * products, beyond what is allowed below. */
-    dlm_rng rng = dlm__rng(9, DLM_RNG_TEST, 0, 0);
-    for (size_t i = 0; i < layout->n; i++) {
-        const dlm_param *param = &layout->params[i];
-        for (size_t j = 0; j < param->count; j++)
-            params[param->offset + j] = 0.15F * (float)dlm__rng_normal(&rng);
-    }
-    if (CHECK_OK(dlm__model_create(&config, params, NULL, NULL, precision, &model, &err), &err))
-        fixture_lay_rows(model);
-    free(params);
-    dlm__layout_free(layout);
-    return model;
+    return fixture_random(&config, precision, 0.15F);
 }
 
 /* How many of n positions are rows, in sequence s. */

@@ -16,17 +16,7 @@ static dlm_model *adaln_model(size_t hidden_size) {
                                .mlp_ratio = 2,
                                .time = DLM_TIME_ADALN,
                                .position = DLM_POSITION_BOTH};
-    dlm_layout *layout;
-    dlm_model *model = NULL;
-    dlm_error err;
-    if (!CHECK_OK(dlm__layout_create(&config, &layout, &err), &err)) return NULL;
-    float *params = dlm__calloc(layout->total, sizeof *params);
-    dlm_rng rng = dlm__rng(9, DLM_RNG_TEST, 0, 0);
-    for (size_t i = 0; i < layout->total; i++) params[i] = 0.3F * (float)dlm__rng_normal(&rng);
-    CHECK_OK(dlm__model_create(&config, params, NULL, NULL, DLM_PRECISION_F32, &model, &err), &err);
-    free(params);
-    dlm__layout_free(layout);
-    return model;
+    return fixture_random(&config, DLM_PRECISION_F32, 0.3F);
 }
 
 /* A batch of 1 to SEQUENCES sequences of any lengths; times of a few values. */
