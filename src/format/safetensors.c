@@ -328,25 +328,52 @@ static dlm_status read_bytes(const dlm_safetensors *file, const unsigned char *d
     return DLM_OK;
 }
 
+/* n values of a type, at `data`, which need not be aligned, as floats. */
+static void to_floats(dlm_st_type type, const unsigned char *data, size_t n, float *values) {
+    switch (type) {
+    case DLM_ST_BF16: dlm__floats_of_bf16(data, n, values); break;
+    case DLM_ST_F16: dlm__floats_of_f16(data, n, values); break;
+    case DLM_ST_F64: dlm__floats_of_f64(data, n, values); break;
+    case DLM_ST_I8:
+        for (size_t i = 0; i < n; i++) values[i] = (float)((const int8_t *)data)[i];
+        break;
+    default:
+        if (n > 0) memcpy(values, data, n * sizeof *values);
+    }
+}
+
+/* Bytes of a value that converts to a float; 0: of a type that does not. */
+static size_t float_size(dlm_st_type type) {
+    switch (type) {
+    case DLM_ST_I8: return 1;
+    case DLM_ST_BF16:
+    case DLM_ST_F16: return 2;
+    case DLM_ST_F32: return 4;
+    case DLM_ST_F64: return 8;
+    default: return 0;
+    }
+}
+
 dlm_status dlm__safetensors_part(const dlm_safetensors *file, const dlm_st_tensor *tensor, size_t first,
                                  size_t n, float *values, dlm_error *err) {
-    const unsigned char *data = tensor->data;
-    switch (tensor->type) {
-    case DLM_ST_F32:
-        data += first * sizeof *values;
-        if (file->map.bytes != NULL) return read_bytes(file, data, n * sizeof *values, values, err);
-        if (n > 0) memcpy(values, data, n * sizeof *values);
-        return DLM_OK;
-    case DLM_ST_BF16: dlm__floats_of_bf16(data + 2 * first, n, values); return DLM_OK;
-    case DLM_ST_F16: dlm__floats_of_f16(data + 2 * first, n, values); return DLM_OK;
-    case DLM_ST_F64: dlm__floats_of_f64(data + 8 * first, n, values); return DLM_OK;
-    case DLM_ST_I8:
-        for (size_t i = 0; i < n; i++) values[i] = (float)((const int8_t *)data)[first + i];
-        return DLM_OK;
-    default:
+    unsigned char some[8192];
+    const size_t size = float_size(tensor->type);
+    if (size == 0)
         return dlm__fail(err, DLM_UNSUPPORTED, "%s: tensor %s holds %s, not floating-point values",
                          file->path, tensor->name, tensor->type_name);
+    const unsigned char *data = (const unsigned char *)tensor->data + first * size;
+    if (file->map.bytes == NULL) {
+        to_floats(tensor->type, data, n, values);
+        return DLM_OK;
     }
+    if (tensor->type == DLM_ST_F32) return read_bytes(file, data, n * size, values, err);
+    for (size_t done = 0; done < n;) {
+        const size_t part = n - done < sizeof some / size ? n - done : sizeof some / size;
+        DLM_TRY(read_bytes(file, data + done * size, part * size, some, err));
+        to_floats(tensor->type, some, part, values + done);
+        done += part;
+    }
+    return DLM_OK;
 }
 
 dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_tensor *tensor, float *values,
