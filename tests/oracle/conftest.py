@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from hub_support import home, hub, model, ours, theirs  # noqa: F401  fixtures
 
 sys.dont_write_bytecode = True
 

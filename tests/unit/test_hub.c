@@ -1,5 +1,5 @@
 /* The Hub without a server: names, what the environment says, headers, lists, the cache on disk, hashes. What
- * a server does is in tests/oracle/test_hub.py. */
+ * a server does is in tests/oracle/test_hub*.py. */
 #include "check.h"
 
 #include "format/digest.h"
