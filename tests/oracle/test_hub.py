@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from hub_server import Hub
 from hub_support import FILES, ID, LARGE, cache, environment, files_of, tree
 
 # ---- the same trees -----------------------------------------------------------------------------------------------------
