@@ -89,8 +89,9 @@ TEST(nearly_so_on_every_instruction_set) {
     dlm_model_free(model);
 }
 
-/* Two sequences with one step each: the forward pass of a finished sequence is not repeated. */
-TEST(finished_sequences_leave) {
+/* However many steps are asked for, a pass reveals a position at least, and there is none when nothing is
+ * left. That finished sequences have no rows in the passes of others: test_watched.c. */
+TEST(passes_end_with_the_longest_sequence) {
     static many m;
     dlm_model *model = random_model(20, MANY_LONGEST, DLM_TIME_NONE, DLM_SCHEDULE_COSINE, 0.7, NULL);
     REQUIRE(model != NULL);
@@ -100,7 +101,7 @@ TEST(finished_sequences_leave) {
     dlm_error err;
     options.steps = 100;
     CHECK_OK(dlm_sample(model, &options, 0, 2, lengths, ids, NULL, NULL, &forwards, &err), &err);
-    CHECK_INT_EQ(forwards, 5); /* at least one position a step, and none when nothing is left */
+    CHECK_INT_EQ(forwards, 5);
     set_up_many(&m, 0, 0);
     CHECK_OK(dlm_sample(model, &options, 0, 0, NULL, NULL, NULL, NULL, &forwards, &err), &err);
     CHECK_INT_EQ(forwards, 0);

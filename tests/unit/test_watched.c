@@ -213,8 +213,10 @@ TEST(only_masked_rows_reach_the_last_layers) {
 
 enum { TEXTS = 6, LENGTH = 24, DEPTH = 3, CHANNELS = 16, HIDDEN = 80 };
 
-/* Six texts, one token revealed a step; the number of products in `products`. */
-static void sample_texts(const char *isa, dlm_time time, int32_t ids[TEXTS * LENGTH]) {
+/* Six texts of these lengths, one token revealed a step, one behind the other; the number of products in
+ * `products`. */
+static void sample_texts(const char *isa, dlm_time time, const size_t lengths[TEXTS],
+                         int32_t ids[TEXTS * LENGTH]) {
     const dlm_config config = {.vocab_size = 37,
                                .max_seq_len = LENGTH,
                                .hidden_size = CHANNELS,
@@ -224,11 +226,10 @@ static void sample_texts(const char *isa, dlm_time time, int32_t ids[TEXTS * LEN
                                .time = time,
                                .position = DLM_POSITION_BOTH};
     dlm_sample_options options = dlm_sample_defaults();
-    size_t lengths[TEXTS], forwards;
+    size_t forwards;
     dlm_model *model;
     dlm_error err;
     options.reveals_per_step = 1;
-    for (size_t i = 0; i < TEXTS; i++) lengths[i] = LENGTH;
     for (size_t i = 0; i < (size_t)TEXTS * LENGTH; i++) ids[i] = 2;
     REQUIRE_OK(dlm_model_random(&config, DLM_PRECISION_F32, 1, &model, &err), &err);
     memset(&products, 0, sizeof products);
@@ -241,14 +242,16 @@ static void sample_texts(const char *isa, dlm_time time, int32_t ids[TEXTS * LEN
     dlm_model_free(model);
 }
 
+static const size_t equal[TEXTS] = {LENGTH, LENGTH, LENGTH, LENGTH, LENGTH, LENGTH};
+
 /* The modulations of a time are made once for all texts, and where products have rows to spare (none in the
  * plain loops) with those of later times. */
 TEST(modulations_are_made_once) {
     int32_t ids[TEXTS * LENGTH];
-    sample_texts("reference", DLM_TIME_ADALN, ids);
+    sample_texts("reference", DLM_TIME_ADALN, equal, ids);
     CHECK_INT_EQ(products.modulation_rows, DEPTH * LENGTH);
     if (strcmp(dlm_backend(), "reference") == 0) return;
-    sample_texts("baseline", DLM_TIME_ADALN, ids);
+    sample_texts("baseline", DLM_TIME_ADALN, equal, ids);
     CHECK_INT_EQ(products.modulations, DEPTH * 2); /* 16 times each */
 }
 
@@ -256,11 +259,22 @@ TEST(modulations_are_made_once) {
 TEST(rows_are_left_out) {
     int32_t ids[TEXTS * LENGTH];
     size_t want = DEPTH * LENGTH;
-    sample_texts("reference", DLM_TIME_NONE, ids);
+    sample_texts("reference", DLM_TIME_NONE, equal, ids);
     for (size_t i = 0; i < TEXTS; i++)
         for (size_t j = 0; j < i; j++)
             CHECK(memcmp(ids + i * LENGTH, ids + j * LENGTH, LENGTH * sizeof *ids) != 0);
     for (size_t left = LENGTH - 1; left > 0; left--) want += TEXTS * ((DEPTH - 1) * LENGTH + left);
+    CHECK_INT_EQ(products.hidden_rows, want);
+}
+
+/* A text of L tokens takes L steps and has no row in those after them, however long the others go on. */
+TEST(finished_texts_leave_the_batch) {
+    static const size_t lengths[TEXTS] = {1, LENGTH, 5, 9, 2, 16};
+    int32_t ids[TEXTS * LENGTH];
+    size_t want = 0;
+    sample_texts("reference", DLM_TIME_NONE, lengths, ids);
+    for (size_t i = 0; i < TEXTS; i++)
+        for (size_t left = lengths[i]; left > 0; left--) want += (DEPTH - 1) * lengths[i] + left;
     CHECK_INT_EQ(products.hidden_rows, want);
 }
 
