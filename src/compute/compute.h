@@ -56,7 +56,7 @@ size_t dlm__round_rows(const dlm_compute *compute, dlm_dtype type, size_t rows);
 
 /* Y (M,N) = op(A) op(B) (+ bias (N) on every row) (+ Y when accumulate). op(A) is (M,K), stored (K,M) when
  * transpose_a; op(B) is (K,N), stored (N,K) when transpose_b. A and B of `type` (float32 or bfloat16),
- * accumulated in float32. */
+ * accumulated in float32. A symmetric product has M = N, no bias and does not accumulate. */
 typedef enum dlm_right {
     DLM_RIGHT_ROWS,   /* of `type` */
     DLM_RIGHT_FLOAT,  /* float32 whatever the type, rounded to it on the way */
@@ -65,6 +65,7 @@ typedef enum dlm_right {
 typedef struct dlm_product {
     size_t M, N, K;
     bool transpose_a, transpose_b, accumulate;
+    bool symmetric; /* Y is known to be symmetric: half of it may be computed and the rest copied */
     dlm_dtype type;
     dlm_right right; /* how B lies; other than rows only in bfloat16, where dlm__bf16_panels() */
 } dlm_product;

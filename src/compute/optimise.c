@@ -107,8 +107,9 @@ static void iterate(dlm_compute *compute, const newton_schulz *w) {
                               .K = tall ? w->rows : w->columns,
                               .transpose_a = tall,
                               .transpose_b = !tall,
+                              .symmetric = true,
                               .type = w->type};
-    const dlm_product square = {.M = w->k, .N = w->k, .K = w->k, .type = w->type};
+    const dlm_product square = {.M = w->k, .N = w->k, .K = w->k, .symmetric = true, .type = w->type};
     const dlm_product turn = {.M = w->rows, .N = w->columns, .K = w->k, .type = w->type};
     dlm__matmul(compute, &gram, w->X, w->X, NULL, w->square);
     dlm__to_type(compute, w->k * w->k, w->square, w->A, w->type);

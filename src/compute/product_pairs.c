@@ -74,6 +74,33 @@ static void multiply(const dlm_compute *compute, const factors *f, dlm_range row
     }
 }
 
+/* ---- symmetric results -------------------------------------------------------------------------------- */
+
+/* Rows of a symmetric result that are computed together, from the diagonal on. */
+#define BLOCK_ROWS ((size_t)32)
+
+/* What lies below the block of rows and its diagonal is what lies right of it. */
+static void mirror(size_t N, dlm_range rows, float *Y) {
+    for (size_t j = rows.last; j < N; j++)
+        for (size_t i = rows.first; i < rows.last; i++) Y[j * N + i] = Y[i * N + j];
+}
+
+/* The part'th share of a symmetric result (N,N): blocks dealt out back and forth, since the first ones are
+ * the widest. Terms and their order are the same on both sides of the diagonal, so its halves are equal to
+ * the last bit. */
+static void multiply_half(const dlm_compute *compute, const factors *f, int part, int team, float *Y) {
+    const size_t N = f->product->N, period = 2 * (size_t)team, own = (size_t)part;
+    const bool last = f->first + f->K == f->product->K;
+    for (size_t b = 0; b * BLOCK_ROWS < N; b++) {
+        if (b % period != own && b % period != period - 1 - own) continue;
+        const dlm_range rows = {b * BLOCK_ROWS, least(N, (b + 1) * BLOCK_ROWS)};
+        multiply(compute, f, rows, (dlm_range){rows.first, N}, NULL, Y);
+        if (last) mirror(N, rows, Y);
+    }
+}
+
+/* ---- panels and products ------------------------------------------------------------------------------ */
+
 void dlm__pack_panels(dlm_compute *compute, size_t N, size_t K, const float *W, dlm_bf16 *panels) {
     const dlm_product product = {.N = N, .K = K};
     const factors f = {.product = &product, .K = K};
@@ -119,8 +146,11 @@ void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const v
             if (panels > 0) {
 #pragma omp barrier
             }
-            multiply(compute, &f, dlm__part(M, unit, part / across, down),
-                     dlm__part(N, DLM_PANEL, part % across, across), bias, Y);
+            if (product->symmetric)
+                multiply_half(compute, &f, part, team, Y);
+            else
+                multiply(compute, &f, dlm__part(M, unit, part / across, down),
+                         dlm__part(N, DLM_PANEL, part % across, across), bias, Y);
         }
     }
 }

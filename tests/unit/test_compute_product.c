@@ -81,6 +81,49 @@ TEST(products) {
     for_each_isa(products);
 }
 
+/* A matrix times its transpose, and a symmetric matrix times itself: the same bits whether half of the result
+ * is computed or all of it. (17 x 1100: more inputs than are packed at a time.) */
+static void symmetric_product(dlm_compute *compute, size_t N, size_t K, bool tall) {
+    float *X = random_floats(N * K, 1, 5), *all = random_floats(N * N, 1, 6);
+    dlm_bf16 *x = malloc((N * K + 1) * sizeof *x), *square = malloc((N * N + 1) * sizeof *square);
+    REQUIRE(x != NULL && square != NULL);
+    dlm__to_type(compute, N * K, X, x, DLM_BF16);
+    buffer half = buffer_make(N * N, sizeof(float));
+    dlm_product p = {.M = N, .N = N, .K = K, .transpose_a = tall, .transpose_b = !tall, .type = DLM_BF16};
+    for (int twice = 0; twice < 2; twice++) {
+        const dlm_bf16 *factor = twice ? square : x;
+        p.symmetric = false;
+        dlm__matmul(compute, &p, factor, factor, NULL, all);
+        p.symmetric = true;
+        dlm__matmul(compute, &p, factor, factor, NULL, half.x);
+        CHECK(memcmp(half.x, all, half.bytes) == 0);
+        for (size_t i = 0; i < N; i++)
+            for (size_t j = 0; j < i; j++) CHECK(all[i * N + j] == all[j * N + i]);
+        dlm__to_type(compute, N * N, all, square, DLM_BF16);
+        p = (dlm_product){.M = N, .N = N, .K = N, .type = DLM_BF16};
+    }
+    buffer_free(half);
+    free(X), free(all), free(x), free(square);
+}
+
+static void symmetric_products(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    const bool pairs = compute->pairs;
+    compute->pairs = true;
+    for (int tall = 0; tall < 2; tall++) {
+        symmetric_product(compute, 1, 3, tall != 0);
+        symmetric_product(compute, 17, 1100, tall != 0);
+        symmetric_product(compute, 64, 20, tall != 0);
+        symmetric_product(compute, 33, 33, tall != 0);
+        symmetric_product(compute, 202, 96, tall != 0);
+    }
+    compute->pairs = pairs;
+}
+
+TEST(symmetric_products) {
+    for_each_isa(symmetric_products);
+}
+
 /* The same product under another number of threads, and through a table that has grown. */
 TEST(prepared_products) {
     dlm_compute *compute = NULL;
