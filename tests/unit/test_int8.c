@@ -275,19 +275,47 @@ TEST(files_that_are_wrong) {
 
 /* ---- likelihood ---------------------------------------------------------------------------------------- */
 
-/* A model that has learned its data: with the same masks, its NELBO moves by less than half a percent. */
+enum { DOCUMENTS = 200, LONGEST = 30, DATA_SEED = 1 };
+
+/* Nats a letter that are left to who knows of the data no more than how often each letter comes. */
+static double unigram_entropy(void) {
+    size_t counts[FIRST_BYTE + BYTES] = {0}, all = 0;
+    double entropy = 0;
+    for (size_t i = 0; i < DOCUMENTS; i++) {
+        int32_t ids[DOCUMENT_MAX];
+        const size_t n = make_document(DATA_SEED, i, LONGEST, ids);
+        for (size_t j = 0; j < n; j++) counts[ids[j]]++;
+        all += n;
+    }
+    for (size_t id = 0; id < FIRST_BYTE + BYTES; id++) {
+        const double p = (double)counts[id] / (double)all;
+        if (counts[id] > 0) entropy -= p * log(p);
+    }
+    return entropy;
+}
+
+/* Both recipes by Muon: AdamW needs thousands of steps to see that letters follow from their places. */
+static dlm_train_options learning_run(dlm_recipe recipe, const char *data) {
+    dlm_train_options o = tiny_run(recipe, data, new_run());
+    o.optimizer = DLM_MUON;
+    o.ema = 0.95;
+    o.hidden_size = 64;
+    o.seq_len = 32;
+    o.batch = 16;
+    o.micro_tokens = 4096;
+    o.steps = 400;
+    o.warmup = 20;
+    return o;
+}
+
+/* A model that has learned its data, less than half of what letters alone leave: with the same masks, its
+ * NELBO moves by less than half a percent. */
 TEST(a_trained_model_keeps_its_likelihood) {
-    const char *data = make_data(1, 200, 30, 32);
+    const char *data = make_data(DATA_SEED, DOCUMENTS, LONGEST, 32);
     REQUIRE(data != NULL);
     for (int recipe = 0; recipe < 2; recipe++) {
-        dlm_train_options o = tiny_run((dlm_recipe)recipe, data, new_run());
+        const dlm_train_options o = learning_run((dlm_recipe)recipe, data);
         dlm_train_report report;
-        o.hidden_size = 48;
-        o.seq_len = 32;
-        o.batch = 12;
-        o.micro_tokens = 4096;
-        o.steps = 150;
-        o.warmup = 15;
         REQUIRE(train(&o, SIZE_MAX, &report));
         dlm_model *full = load(o.run, DLM_PRECISION_F32), *small = load(o.run, DLM_PRECISION_INT8);
         dlm_data *texts = NULL;
@@ -300,10 +328,9 @@ TEST(a_trained_model_keeps_its_likelihood) {
         REQUIRE_OK(dlm_eval_pair(full, small, texts, &options, results, &more, &err), &err);
         check_context("recipe %d: %g nats a token in float32, %g more in int8", recipe, results[0].all.nelbo,
                       more.all.nelbo);
-        /* It has learned: ln 260 is 5.6. The original's recipe does so slowly. */
-        CHECK(results[0].all.nelbo < (recipe == DLM_RECIPE_DEFAULT ? 3 : 5.3));
+        CHECK(results[0].all.nelbo < 0.5 * unigram_entropy());
         CHECK(fabs(more.all.nelbo) < 0.005 * results[0].all.nelbo);
-        CHECK(more.all.nelbo != 0);
+        CHECK(more.all.nelbo < 0 || more.all.nelbo > 0);
         dlm_data_close(texts);
         dlm_model_free(full), dlm_model_free(small);
     }
