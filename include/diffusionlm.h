@@ -78,9 +78,9 @@ DLM_API const char *dlm_status_text(dlm_status status);
  * processors for 0. Initially all. */
 DLM_API void dlm_set_threads(size_t n);
 
-/* The instruction set that this machine's kernels run with: "avx512", "avx2", "baseline", or "reference" in a
- * build of plain loops alone; and the backend of matrix products with its version, such as "oneDNN 2.6.3" or
- * "reference". */
+/* The instruction set that this machine's kernels run with: "avx512_bf16", "avx512", "avx2", "baseline", or
+ * "reference" in a build of plain loops alone, no more than oneDNN's variable ONEDNN_MAX_CPU_ISA allows; and
+ * the backend of matrix products with its version, such as "oneDNN 2.6.3" or "reference". */
 DLM_API const char *dlm_instruction_set(void);
 DLM_API const char *dlm_backend(void);
 

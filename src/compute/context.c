@@ -9,18 +9,26 @@
 #endif
 
 #if defined(__x86_64__)
+#ifdef DLM_BACKEND_ONEDNN
+#define ALLOWED(set) dlm__onednn_may_use(set)
+#else
+#define ALLOWED(set) true
+#endif
+
 static bool has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return ALLOWED(DLM_LIMIT_AVX2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 /* The builtin also asks whether the operating system keeps the wide registers. */
 static bool has_avx512(void) {
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return has_avx2() && ALLOWED(DLM_LIMIT_AVX512) && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
 }
 
 static bool has_avx512_bf16(void) {
-    return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+    return has_avx512() && ALLOWED(DLM_LIMIT_BF16) && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512bf16");
 }
 #endif
 

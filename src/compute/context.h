@@ -73,6 +73,16 @@ void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const v
 
 dlm_status dlm__onednn_create(dlm_onednn **onednn, dlm_error *err);
 void dlm__onednn_free(dlm_onednn *onednn);
+/* Whether oneDNN may use an instruction set: this processor has it, and the user has not set a lower limit in
+ * its variable ONEDNN_MAX_CPU_ISA, which own kernels keep to as well. */
+typedef enum dlm_isa_limit {
+    DLM_LIMIT_AVX2,
+    DLM_LIMIT_AVX512,
+    DLM_LIMIT_VNNI,
+    DLM_LIMIT_BF16,
+    DLM_LIMIT_AMX
+} dlm_isa_limit;
+bool dlm__onednn_may_use(dlm_isa_limit set);
 /* Whether products of bfloat16 operands exist here, be they slow. */
 bool dlm__onednn_has_bf16(const dlm_onednn *onednn);
 /* Whether they are faster than those of float32. */

@@ -287,25 +287,30 @@ bool dlm__onednn_has_bf16(const dlm_onednn *onednn) {
     return onednn->has_bf16;
 }
 
+bool dlm__onednn_may_use(dlm_isa_limit set) {
+    static const unsigned sets[] = {[DLM_LIMIT_AVX2] = dnnl_cpu_isa_avx2,
+                                    [DLM_LIMIT_AVX512] = dnnl_cpu_isa_avx512_core,
+                                    [DLM_LIMIT_VNNI] = dnnl_cpu_isa_avx512_core_vnni,
+                                    [DLM_LIMIT_BF16] = dnnl_cpu_isa_avx512_core_bf16,
+                                    [DLM_LIMIT_AMX] = dnnl_cpu_isa_avx512_core_amx};
+    return ((unsigned)dnnl_get_effective_cpu_isa() & sets[set]) == sets[set];
+}
+
 /* Without VNNI its products of bytes saturate. */
 bool dlm__onednn_int8_exact(void) {
-    const unsigned vnni = dnnl_cpu_isa_avx512_core_vnni;
-    return ((unsigned)dnnl_get_effective_cpu_isa() & vnni) == vnni;
+    return dlm__onednn_may_use(DLM_LIMIT_VNNI);
 }
 
 bool dlm__onednn_has_amx(void) {
-    const unsigned amx = dnnl_cpu_isa_avx512_core_amx;
-    return ((unsigned)dnnl_get_effective_cpu_isa() & amx) == amx;
+    return dlm__onednn_may_use(DLM_LIMIT_AMX);
 }
 
 /* With AMX it is many times faster; with the vector instruction alone twice on AMD's processors, and half as
  * fast on Intel's (measured; oneDNN 2.6 and Zen 4, Sapphire Rapids with its AMX hidden). */
 bool dlm__onednn_bf16_fast(void) {
-    const unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
-    const unsigned vector = dnnl_cpu_isa_avx512_core_bf16;
     if (dlm__onednn_has_amx()) return true;
 #if defined(__x86_64__)
-    return (isa & vector) == vector && __builtin_cpu_is("amd");
+    return dlm__onednn_may_use(DLM_LIMIT_BF16) && __builtin_cpu_is("amd");
 #else
     return false;
 #endif

@@ -1,6 +1,7 @@
 #!/bin/sh
 # How the command's threads wait, as the OpenMP runtime itself tells it: they soon sleep, unless the user wants something
-# else, and the program is not started a second time for that. And that products know how many threads there are.
+# else, and the program is not started a second time for that. And that products know how many threads there are;
+# and which instruction set is the highest.
 . tests/script.sh
 unset OMP_WAIT_POLICY GOMP_SPINCOUNT KMP_BLOCKTIME
 
@@ -27,5 +28,20 @@ else
 fi
 
 check 'fewer threads than asked for' env OMP_THREAD_LIMIT=1 "$OUT/tests/unit/test_compute_product" fewer_threads_than_asked_for
+
+# The instruction set, as a command with --verbose tells it.
+set_of() { "$PROGRAM" info "$GOLDEN/tiny" --verbose 2>&1 > /dev/null | sed -n 's/^diffusionlm [^,]*, oneDNN [^,]*, \([^,]*\), .*/\1/p'; }
+
+# limited LIMIT SET: under oneDNN's own limit own kernels are of SET.
+limited() { [ "$(ONEDNN_MAX_CPU_ISA=$1 set_of)" = "$2" ]; }
+
+best=$(set_of)
+case $best in avx*)
+    check 'limited to SSE 4.1' limited SSE41 baseline
+    check 'limited to AVX2' limited AVX2 avx2
+    check 'products limited to AVX2' env ONEDNN_MAX_CPU_ISA=AVX2 "$OUT/tests/unit/test_compute_product"
+    ;;
+esac
+case $best in avx512*) check 'limited to AVX-512' limited AVX512_CORE avx512 ;; esac
 
 finish
