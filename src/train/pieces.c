@@ -12,8 +12,8 @@
 enum { CUTS = 4 };
 
 /* Operations in the time in which one byte is read or written, from what docs/performance.md measures: about
- * 300 GFLOP/s for Muon, 11 GB/s for memory. It need not be exact, but all ranks must come to the same table, on
- * whatever processor: so it is a constant, not measured. */
+ * 300 GFLOP/s for Muon, 11 GB/s for memory. It need not be exact, but all ranks must come to the same table,
+ * on whatever processor: so it is a constant, not measured. */
 #define OPERATIONS_PER_BYTE 27.0
 
 bool dlm__muon_takes(const dlm_param *param, dlm_optimizer optimizer) {
