@@ -33,6 +33,10 @@ void dlm__team_settled(void);
 /* Elements of element-wise work that are worth a thread of their own: some microseconds. */
 #define DLM_GRAIN ((size_t)8192)
 
+static inline size_t dlm__least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
 /* The part'th of `parts` nearly equal contiguous pieces of 0 .. n - 1, cut at multiples of `unit`. */
 typedef struct dlm_range {
     size_t first, last;

@@ -46,10 +46,6 @@ static void plain(dlm_compute *compute, const dlm_product *product, const void *
  * cache. */
 #define BLOCK_GAP ((size_t)16)
 
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 /* The block (rows, columns) at (row, column) of a stored matrix that is `stride` wide, as float32 with rows
  * columns + BLOCK_GAP apart. */
 static void copy_block(dlm_compute *compute, const void *x, dlm_dtype type, size_t stride, size_t row,
@@ -79,15 +75,15 @@ static dlm_status by_blocks(dlm_compute *compute, const dlm_product *product, co
         for (size_t k = 0; k < K; k += BLOCK_DEPTH) {
             dlm_product block = *product;
             block.type = DLM_F32;
-            block.N = least(BLOCK_SIDE, N - j);
-            block.K = least(BLOCK_DEPTH, K - k);
+            block.N = dlm__least(BLOCK_SIDE, N - j);
+            block.K = dlm__least(BLOCK_DEPTH, K - k);
             block.accumulate = product->accumulate || k > 0;
             if (product->transpose_b)
                 copy_block(compute, B, product->type, K, j, k, block.N, block.K, b);
             else
                 copy_block(compute, B, product->type, N, k, j, block.K, block.N, b);
             for (size_t i = 0; i < M; i += BLOCK_SIDE) {
-                block.M = least(BLOCK_SIDE, M - i);
+                block.M = dlm__least(BLOCK_SIDE, M - i);
                 if (product->transpose_a)
                     copy_block(compute, A, product->type, M, k, i, block.K, block.M, a);
                 else
@@ -109,7 +105,7 @@ static dlm_status by_blocks(dlm_compute *compute, const dlm_product *product, co
 static bool wants_blocks(const dlm_compute *compute, const dlm_product *product) {
     const size_t M = product->M, N = product->N;
     if (product->type == DLM_BF16) return compute->widen_bf16;
-    return product->transpose_a && !product->transpose_b && least(M, N) <= 512 &&
+    return product->transpose_a && !product->transpose_b && dlm__least(M, N) <= 512 &&
            (M % 256 == 0 || N % 256 == 0);
 }
 #endif

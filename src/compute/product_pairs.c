@@ -19,10 +19,6 @@ typedef struct factors {
     const dlm_bf16 *a, *b; /* panels; a may be NULL */
 } factors;
 
-static size_t least(size_t x, size_t y) {
-    return x < y ? x : y;
-}
-
 static size_t panels_of(size_t n) {
     return (n + DLM_PANEL - 1) / DLM_PANEL;
 }
@@ -38,7 +34,7 @@ static void pack(const dlm_compute *compute, const factors *f, const void *x, dl
     const size_t stride = as_columns ? n : f->product->K;
     const dlm_range r = dlm__part(n, DLM_PANEL, part, team);
     for (size_t j = r.first; j < r.last; j += DLM_PANEL) {
-        const size_t columns = least(DLM_PANEL, n - j),
+        const size_t columns = dlm__least(DLM_PANEL, n - j),
                      at = as_columns ? f->first * n + j : j * stride + f->first;
         dlm_bf16 *panel = to + j / DLM_PANEL * panel_size(f->K);
         (as_columns ? compute->kernels->pack_columns : compute->kernels->pack_rows)(
@@ -65,7 +61,7 @@ static void multiply(const dlm_compute *compute, const factors *f, dlm_range row
         return;
     }
     for (size_t i = rows.first; i < rows.last; i += DLM_PANEL) {
-        x.rows = least(DLM_PANEL, rows.last - i);
+        x.rows = dlm__least(DLM_PANEL, rows.last - i);
         x.a = f->a + i / DLM_PANEL * panel_size(f->K);
         x.row = 1;
         x.step = DLM_PANEL;
@@ -93,7 +89,7 @@ static void multiply_half(const dlm_compute *compute, const factors *f, int part
     const bool last = f->first + f->K == f->product->K;
     for (size_t b = 0; b * BLOCK_ROWS < N; b++) {
         if (b % period != own && b % period != period - 1 - own) continue;
-        const dlm_range rows = {b * BLOCK_ROWS, least(N, (b + 1) * BLOCK_ROWS)};
+        const dlm_range rows = {b * BLOCK_ROWS, dlm__least(N, (b + 1) * BLOCK_ROWS)};
         multiply(compute, f, rows, (dlm_range){rows.first, N}, NULL, Y);
         if (last) mirror(N, rows, Y);
     }
@@ -114,7 +110,8 @@ void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const v
     const size_t M = product->M, N = product->N, K = product->K;
     /* Rows of an odd number of inputs cannot be read by pairs. */
     const bool pack_a = product->transpose_a || K % 2 != 0, pack_b = product->right != DLM_RIGHT_PANELS;
-    const size_t most = !pack_b ? K : least(K, pack_a ? MOST_PACKED : MOST_INPUTS), size = panel_size(most);
+    const size_t most = !pack_b ? K : dlm__least(K, pack_a ? MOST_PACKED : MOST_INPUTS),
+                 size = panel_size(most);
     const size_t a_panels = pack_a ? panels_of(M) : 0, panels = a_panels + (pack_b ? panels_of(N) : 0);
     const dlm_dtype b_type = product->right == DLM_RIGHT_FLOAT ? DLM_F32 : DLM_BF16;
     size_t stride = 0;
@@ -134,7 +131,7 @@ void dlm__pairs_matmul(dlm_compute *compute, const dlm_product *product, const v
             const factors f = {.product = product,
                                .A = A,
                                .first = k,
-                               .K = least(most, K - k),
+                               .K = dlm__least(most, K - k),
                                .a = pack_a ? packed : NULL,
                                .b = pack_b ? packed + a_panels * size : B};
             if (k > 0) {
