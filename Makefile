@@ -203,6 +203,14 @@ $(FUZZERS): %-fuzz: %.o $(STATIC)
 
 -include $(OBJECTS:.o=.d)
 
+# The command, with its calls of these led through bench/counted.c.
+COUNTED := passes_loss loss matmul int8_matmul embed embed_backward time_features modulated_norm modulated_norm_backward \
+    gated_residual gated_residual_backward gelu gelu_backward silu silu_backward column_sum add to_type from_bf16 gather_rows \
+    scatter_add_rows rotate rotate_rows attention attention_rows attention_backward attention_rows_backward softmax cross_entropy \
+    sum_of_squares adamw
+$(OUT)/bench/counted: $(CLI_OBJECTS)
+$(OUT)/bench/counted: LDFLAGS_ALL += $(COUNTED:%=-Xlinker --wrap=dlm__%)
+
 $(BENCHES): %: %.o $(STATIC)
 	$(call say,LD )
 	$(QUIET)$(CC) $(LDFLAGS_ALL) $(filter %.o,$^) $(STATIC) $(LDLIBS) -o $@
@@ -246,7 +254,7 @@ test-mpi-run: $(PROGRAM) $(OUT)/tests/unit/test_ranks $(GOLDEN_STAMP)
 
 # The program held against PyTorch, the Hugging Face libraries and TensorBoard, which go to build/venv.
 .PHONY: test-oracles
-test-oracles: all $(OUT)/bench/measure $(GOLDEN_STAMP)
+test-oracles: all $(OUT)/bench/measure $(OUT)/bench/counted $(GOLDEN_STAMP)
 	@$(TEST_ENVIRONMENT) tests/oracle/run.sh
 
 # The Python package: built, installed in build/venv, and tested there; its form is checked too (ruff, mypy).
