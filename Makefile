@@ -271,7 +271,8 @@ benches: $(BENCHES)
 bench bench-quick: all $(BENCHES) $(GOLDEN_STAMP)
 	@tools/venv.sh build/bench-venv bench/requirements.txt
 	@build/bench-venv/bin/python bench/side_by_side --mode $(if $(filter bench-quick,$@),quick,full) --rows '$(ROWS)' \
-	    --program '$(PROGRAM)' --measure '$(OUT)/bench/measure' --golden '$(GOLDEN)' $(BENCH_OPTIONS)
+	    --program '$(PROGRAM)' --measure '$(OUT)/bench/measure' --counted '$(OUT)/bench/counted' \
+	    --golden '$(GOLDEN)' $(BENCH_OPTIONS)
 
 # Fuzzing with new inputs, for FUZZ_SECONDS each; `make test` only replays the corpus.
 FUZZ_SECONDS ?= 60

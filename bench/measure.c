@@ -1,14 +1,5 @@
 /* One figure at a time for the comparison with other programs (bench/side_by_side), as a line of JSON: what
- * the command cannot be asked for alone.
- *
- *     measure [--threads N] forward MODEL f32|bf16|int8 SEQUENCES LENGTH
- *                                                         seconds of a forward pass with the logits of every
- * position measure [--threads N] encode TOKENIZER FILE...      seconds to encode the documents, held in
- * memory measure [--threads N] products f32|bf16 SECONDS     GFLOP/s of products; standard input has "M N K
- * ta tb" a line measure [--threads N] copy MEGABYTES                GB/s, read and written
- *
- * Products are those of src/compute as training calls them; ta and tb are 1 where A and B are stored
- * transposed. */
+ * the command cannot be asked for alone. What it can be asked for is in usage(). */
 #include "base/base.h"
 #include "compute/compute.h"
 
@@ -27,8 +18,23 @@ static int fail(const dlm_error *err) {
     return 1;
 }
 
-static int usage(void) {
-    fprintf(stderr, "usage: the head of bench/measure.c\n");
+/* what: the argument or line that is none, or NULL. */
+static int usage(const char *kind, const char *what) {
+    if (what != NULL) (void)fprintf(stderr, "measure: '%s' is no %s\n", what, kind);
+    (void)fputs(
+        "usage: measure [--threads N] WHAT\n"
+        "\n"
+        "  forward MODEL TYPE SEQUENCES LENGTH  seconds of a pass with the logits of all positions\n"
+        "  encode TOKENIZER FILE...             seconds for the documents, which are in memory\n"
+        "  products TYPE SECONDS                GFLOP/s of each product on standard input\n"
+        "  copy MEGABYTES                       GB/s, read and written\n"
+        "\n"
+        "TYPE is f32, bf16 or int8. A product is a line \"M N K TA TB ACCUMULATE RIGHT\": its size; 1\n"
+        "where the left or the right factor is stored transposed; 1 where the result is added to; and\n"
+        "how the right factor lies: rows, float (rounded on the way) or panels (packed before), which\n"
+        "are rows where the machine or the type has no such thing. Products of int8 have TA 0, TB 1,\n"
+        "ACCUMULATE 0: of weights that were rounded before, and activations rounded on the way.\n",
+        stderr);
     return 2;
 }
 
@@ -49,7 +55,7 @@ static int precision_of(const char *name, dlm_precision *precision) {
             *precision = (dlm_precision)i;
             return 0;
         }
-    return usage();
+    return usage("type", name);
 }
 
 static int forward(char **arguments) {
@@ -142,24 +148,63 @@ static int encode(int n, char **arguments) {
 
 /* ---- the machine -------------------------------------------------------------------------------------- */
 
+/* A product with its factors in memory, of one of the kinds that the model's passes call. */
+typedef struct work {
+    dlm_compute *compute;
+    dlm_product product;
+    float *A, *B, *Y;
+    dlm_bf16 *panels; /* of B, or NULL */
+    dlm_int8 *bytes;  /* of B, or NULL */
+    dlm_dtype left;   /* the type of A */
+} work;
+
+static dlm_status prepare(work *w, dlm_error *err) {
+    const dlm_product *p = &w->product;
+    const size_t weights = p->K * p->N;
+    w->A = floats(p->M * p->K), w->B = floats(weights), w->Y = floats(p->M * p->N);
+    w->left = p->type;
+    if (p->type == DLM_I8) {
+        w->left = dlm__bf16_native() ? DLM_BF16 : DLM_F32; /* as a model of int8 has its activations */
+        DLM_TRY(dlm__int8_create(w->compute, p->N, p->K, w->B, &w->bytes, err));
+    } else if (p->right == DLM_RIGHT_PANELS) {
+        w->panels = dlm__calloc(weights, sizeof *w->panels);
+        if (w->panels == NULL) abort();
+        dlm__pack_panels(w->compute, p->N, p->K, w->B, w->panels);
+    } else if (p->right == DLM_RIGHT_ROWS) {
+        dlm__to_type(w->compute, weights, w->B, w->B, p->type);
+    }
+    dlm__to_type(w->compute, p->M * p->K, w->A, w->A, w->left);
+    return DLM_OK;
+}
+
+static void multiply(const work *w) {
+    const dlm_product *p = &w->product;
+    if (w->bytes != NULL)
+        dlm__int8_matmul(w->compute, p->M, w->A, w->left, w->bytes, 0, p->N, NULL, w->Y);
+    else
+        dlm__matmul(w->compute, p, w->A, w->panels != NULL ? (const void *)w->panels : w->B, NULL, w->Y);
+}
+
+static void free_work(work *w) {
+    free(w->A), free(w->B), free(w->Y), free(w->panels);
+    dlm__int8_free(w->bytes);
+}
+
 typedef struct timing {
     double seconds;     /* the median of those that fit into the time */
     double cpu_seconds; /* of all threads, the mean: what to look at where others use the machine too */
 } timing;
 
-static timing time_product(dlm_compute *compute, const dlm_product *p, double seconds) {
+static timing time_product(const work *w, double seconds) {
     enum { MOST = 1000 };
     double times[MOST];
     size_t n = 0;
-    float *A = floats(p->M * p->K), *B = floats(p->K * p->N), *Y = floats(p->M * p->N);
-    dlm__to_type(compute, p->M * p->K, A, A, p->type);
-    if (p->right == DLM_RIGHT_ROWS) dlm__to_type(compute, p->K * p->N, B, B, p->type);
-    dlm__matmul(compute, p, A, B, NULL, Y);
+    multiply(w); /* what is prepared once */
     const clock_t cpu = clock();
     for (const double begin = dlm__seconds(); n < FEWEST || (n < MOST && dlm__seconds() < begin + seconds);
          n++) {
         const double start = dlm__seconds();
-        dlm__matmul(compute, p, A, B, NULL, Y);
+        multiply(w);
         times[n] = dlm__seconds() - start;
         for (size_t i = n; i > 0 && times[i] < times[i - 1]; i--) {
             const double larger = times[i - 1];
@@ -168,31 +213,60 @@ static timing time_product(dlm_compute *compute, const dlm_product *p, double se
         }
     }
     const double used = (double)(clock() - cpu) / CLOCKS_PER_SEC;
-    free(A), free(B), free(Y);
     return (timing){.seconds = times[n / 2], .cpu_seconds = used / (double)n};
 }
 
+static bool find_word(const char *word, size_t n, const char *const *words, size_t *at) {
+    for (*at = 0; *at < n; (*at)++)
+        if (strcmp(word, words[*at]) == 0) return true;
+    return false;
+}
+
+/* 1: a product; 0: there is none left; -1: this is none. */
+static int read_product(dlm_dtype type, dlm_product *p) {
+    static const char *const rights[] = {"rows", "float", "panels"};
+    char word[8];
+    size_t M, N, K, right;
+    int ta, tb, accumulate;
+    const int found = scanf("%zu %zu %zu %d %d %d %7s", &M, &N, &K, &ta, &tb, &accumulate, word);
+    if (found == EOF) return 0;
+    if (found != 7 || M == 0 || N == 0 || K == 0 || !find_word(word, 3, rights, &right)) return -1;
+    if (type == DLM_I8 && (ta != 0 || tb != 1 || accumulate != 0)) return -1;
+    const bool panels = tb == 1 && N % DLM_PANEL_ROWS == 0 && K % 2 == 0;
+    if (type != DLM_BF16 || !dlm__bf16_panels() || (right == DLM_RIGHT_PANELS && !panels))
+        right = DLM_RIGHT_ROWS;
+    *p = (dlm_product){.M = M,
+                       .N = N,
+                       .K = K,
+                       .transpose_a = ta != 0,
+                       .transpose_b = tb != 0,
+                       .accumulate = accumulate != 0,
+                       .type = type,
+                       .right = (dlm_right)right};
+    return 1;
+}
+
 static int products(dlm_compute *compute, char **arguments) {
-    const dlm_dtype type = strcmp(arguments[0], "bf16") == 0 ? DLM_BF16 : DLM_F32;
+    static const char *const types[] = {"f32", "bf16", "int8"};
     const double seconds = strtod(arguments[1], NULL);
-    size_t shape[3];
-    int ta, tb;
-    /* Training rounds its weights on the way where products can do that; a gradient's product has none. */
-    const bool round = type == DLM_BF16 && dlm__bf16_panels();
-    while (scanf("%zu %zu %zu %d %d", &shape[0], &shape[1], &shape[2], &ta, &tb) == 5) {
-        const dlm_product p = {.M = shape[0],
-                               .N = shape[1],
-                               .K = shape[2],
-                               .transpose_a = ta != 0,
-                               .transpose_b = tb != 0,
-                               .type = type,
-                               .right = round && ta == 0 ? DLM_RIGHT_FLOAT : DLM_RIGHT_ROWS};
-        const timing t = time_product(compute, &p, seconds);
-        const double gflop = 2e-9 * (double)p.M * (double)p.N * (double)p.K;
-        printf("{\"seconds\": %.6g, \"gflops\": %.6g, \"gflops_per_cpu_second\": %.6g}\n", t.seconds,
-               gflop / t.seconds, gflop / t.cpu_seconds);
+    work w = {.compute = compute};
+    dlm_error err = {0};
+    size_t type;
+    int more;
+    if (!find_word(arguments[0], 3, types, &type)) return usage("type", arguments[0]);
+    while ((more = read_product((dlm_dtype)type, &w.product)) == 1) {
+        dlm_status status = prepare(&w, &err);
+        if (status == DLM_OK) {
+            const timing t = time_product(&w, seconds);
+            const double gflop = 2e-9 * (double)w.product.M * (double)w.product.N * (double)w.product.K;
+            printf("{\"seconds\": %.6g, \"gflops\": %.6g, \"gflops_per_cpu_second\": %.6g}\n", t.seconds,
+                   gflop / t.seconds, gflop / t.cpu_seconds);
+        }
+        free_work(&w);
+        w = (work){.compute = compute};
+        if (status != DLM_OK) return fail(&err);
     }
-    return 0;
+    return more == 0 ? 0 : usage("product of this type", "a line of standard input");
 }
 
 static int copy(dlm_compute *compute, char **arguments) {
@@ -233,5 +307,5 @@ int main(int argc, char **argv) {
     if (strcmp(what, "encode") == 0 && left >= 2) return encode(left, arguments);
     if (strcmp(what, "products") == 0 && left == 2) return machine(what, arguments);
     if (strcmp(what, "copy") == 0 && left == 1) return machine(what, arguments);
-    return usage();
+    return usage("work with so many arguments", at < argc ? what : NULL);
 }

@@ -1,10 +1,11 @@
-"""Runs both sides in turn and prints a table of ratios, as Markdown; all figures go to a file of JSON.
+"""Runs both sides in turn and prints a table of ratios, as Markdown; all figures go to a file of JSON, row by row.
 
 python bench/side_by_side [--rows encode,forward] [--mode full|quick|test] ...     (`make bench` calls it)
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 import traceback
@@ -12,23 +13,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import setting as s
-from compare import Line
+from compare import Line, OutOfTime
 from rows import ROWS
 
-QUICK_SECONDS = 180
-# What a row takes in quick mode, in seconds, at least: to tell which still fit.
-QUICK_COST = {
-    "machine": 10,
-    "encode": 10,
-    "tokenizer-train": 12,
-    "start": 8,
+# In quick mode rows come in this order while time is left. Each with the seconds that it takes there, on two cores with
+# nothing else to do, what it prepares included.
+QUICK = {
+    "machine": 9,
+    "train-small": 40,
+    "generate-small": 16,
     "forward": 45,
-    "generate-small": 40,
-    "train-small": 60,
-    "memory": 60,
-    "generate-base": 200,
-    "train-base": 300,
-    "products": 300,
+    "start": 6,
+    "encode": 6,
+    "tokenizer-train": 6,
+    "memory": 100,
+    "generate-base": 120,
+    "train-base": 150,
+    "products": 150,
     "likelihood": 1000,
 }
 
@@ -40,21 +41,31 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--rounds", type=int, help="of both sides in turn, in place of the mode's")
     p.add_argument("--original-limit", type=float, default=3600, help="seconds for the original's recipe in PyTorch")
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="take rows that the last run has finished from its results, if it had this machine, version and options",
+    )
     p.add_argument("--program", type=Path, default=s.ROOT / "build/diffusionlm")
     p.add_argument("--measure", type=Path, required=True, help="the built bench/measure.c")
+    p.add_argument("--counted", type=Path, required=True, help="the built bench/counted.c")
     p.add_argument("--golden", type=Path, default=s.ROOT / "build/golden")
     p.add_argument("--output", type=Path, default=s.ROOT / "build/bench")
     a = p.parse_args()
-    a.chosen = [name for name in a.rows.split(",") if name] or list(ROWS)
-    unknown = [name for name in a.chosen if name not in ROWS]
+    asked = [name for name in a.rows.split(",") if name]
+    a.chosen = asked or list(QUICK if a.mode == "quick" else ROWS)
+    unknown = [name for name in asked if name not in ROWS]
     if unknown:
         p.error(f"no row {', '.join(unknown)}: there are {', '.join(ROWS)}")
     return a
 
 
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
 def cells(line: Line) -> list[str]:
     ratio = "" if line.ratio is None else f"{line.ratio:.2f}" if line.ratio < 10 else f"{line.ratio:.0f}"
-    met = {True: "met", False: "not met", None: ""}[line.met]
+    met = "failed" if line.failed else {True: "met", False: "not met", None: ""}[line.met]
     return [line.row, line.what, line.ours, line.theirs, ratio, line.goal, met, line.note]
 
 
@@ -65,7 +76,7 @@ def show(line: Line) -> None:
 def head(about: dict) -> None:
     sets = ", ".join(about["instruction_sets"]) or "none of those known"
     print(
-        f"{about['cpu']}, {about['cores']} cores ({sets}), {about['threads']} threads, load {about['load']:.1f}; "
+        f"{about['cpu']}, {about['cores']} cores ({sets}), {about['threads']} threads, load {os.getloadavg()[0]:.1f}; "
         f"{about['diffusionlm']}, PyTorch {about['torch']}, tokenizers {about['tokenizers']}, "
         f"ONNX Runtime {about['onnxruntime'] or 'not installed'}; goals of class {about['class']}\n"
     )
@@ -75,13 +86,64 @@ def head(about: dict) -> None:
     )
 
 
-def run_row(name: str, setting: s.Setting, kind: str) -> list[Line]:
+def foot(results: dict, path: Path, verdicts: bool) -> None:
+    lines = [Line(**line) for row in results["rows"] for line in row["lines"]]
+    if results["left_out"]:
+        print(
+            f"\nLeft out, since they do not fit into {s.SIZES['quick'].deadline} s: {', '.join(results['left_out'])}."
+        )
+    met, missed = (sum(line.met is verdict for line in lines) for verdict in (True, False))
+    failed = sum(line.failed for line in lines)
+    said = f"{met} goals met, {missed} not" if verdicts else "No verdicts, since the work is less than the goals' here"
+    print(
+        f"\n{said}{f'; {failed} lines failed' if failed else ''}; all figures are in {path}. Ratios are of medians of "
+        f"{results['options']['rounds']} rounds in turn; in brackets the least and the most."
+    )
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def run_row(name: str, setting: s.Setting, kind: str) -> dict:
+    """The row with its lines, the load it began at, and what it leaves for others."""
     work, goals = ROWS[name]
+    row = {"row": name, "started": time.strftime("%Y-%m-%d %H:%M:%S"), "load": os.getloadavg()[0]}
+    begin, known = time.monotonic(), dict(setting.facts)
     try:
-        return work(setting, goals.get(kind))
+        lines = work(setting, goals.get(kind))
+    except OutOfTime:
+        raise
     except Exception as failure:  # a row that fails is told of, and the others go on
         traceback.print_exc(file=sys.stderr)
-        return [Line(name, "failed", note=f"{type(failure).__name__}: {failure}".splitlines()[0], met=False)]
+        why = f"{type(failure).__name__}: {failure}".splitlines()[0]
+        lines = [Line(name, "failed", note=why, met=False, failed=True)]
+    if not setting.size.verdicts:
+        for line in lines:
+            line.goal, line.met = "", None
+    row["seconds"] = time.monotonic() - begin
+    row["facts"] = {key: value for key, value in setting.facts.items() if known.get(key) != value}
+    return row | {"lines": [asdict(line) for line in lines]}
+
+
+def finished(path: Path, results: dict) -> dict[str, dict]:
+    """The rows of an earlier run of the same kind that have no failure, by name."""
+    try:
+        earlier = json.loads(path.read_text())
+        alike = all(earlier[key] == results[key] for key in ("machine", "version", "options"))
+        rows = {row["row"]: row for row in earlier["rows"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        alike, rows = False, {}
+    if not alike:
+        print(f"{path} has no run of this machine, version and options to resume", file=sys.stderr)
+        return {}
+    return {name: row for name, row in rows.items() if not any(line["failed"] for line in row["lines"])}
+
+
+def write(path: Path, results: dict) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(path)
 
 
 def main() -> int:
@@ -90,42 +152,42 @@ def main() -> int:
     size.rounds = a.rounds or size.rounds
     a.output.mkdir(parents=True, exist_ok=True)
     where = {key: value.absolute() for key, value in vars(a).items() if isinstance(value, Path)}
-    setting = s.Setting(
-        size, a.threads, where["program"], where["measure"], where["golden"], where["output"], a.original_limit
-    )
-    about = s.describe(setting)
-    begin, lines, left_out = time.monotonic(), [], []
+    folders = [where[name] for name in ("program", "measure", "counted", "golden", "output")]
+    setting = s.Setting(size, a.threads, *folders, a.original_limit)
+    about, path = s.describe(setting), a.output / "results.json"
+    results = {
+        "machine": about,
+        "version": s.version_of(setting),
+        "options": {"mode": a.mode, "rounds": size.rounds, "original_limit": a.original_limit},
+        "rows": [],
+        "left_out": [],
+    }
+    kept = finished(path, results) if a.resume else {}
+    results["rows"] = [row for name, row in kept.items() if name not in a.chosen]
     head(about)
+    setting.begin = time.monotonic()
     for name in a.chosen:
-        if a.mode == "quick" and not a.rows and time.monotonic() - begin + QUICK_COST[name] > QUICK_SECONDS:
-            left_out.append(name)
+        if name in kept:
+            row = kept[name]
+            setting.facts |= row["facts"]
+        elif not a.rows and a.mode == "quick" and setting.left() < QUICK[name]:
+            results["left_out"].append(name)
             continue
-        for line in run_row(name, setting, about["class"]):
-            lines.append(line)
-            show(line)
-    if left_out:
-        print(f"\nLeft out, since they do not fit into three minutes: {', '.join(left_out)}.")
-    results = a.output / "results.json"
-    results.write_text(
-        json.dumps(
-            {
-                "machine": about,
-                "mode": a.mode,
-                "rounds": size.rounds,
-                "seconds": time.monotonic() - begin,
-                "left_out": left_out,
-                "lines": [asdict(line) for line in lines],
-            },
-            indent=1,
-        )
-        + "\n"
-    )
-    met, missed = (sum(line.met is verdict for line in lines) for verdict in (True, False))
-    print(
-        f"\n{met} goals met, {missed} not; all figures "
-        f"are in {results}. Ratios are of medians of {size.rounds} rounds in turn; in brackets the least and the most."
-    )
-    return int(any(line.what == "failed" for line in lines))
+        else:
+            try:
+                row = run_row(name, setting, about["class"])
+            except OutOfTime:
+                results["left_out"].append(name)
+                continue
+        results["rows"].append(row)
+        write(path, results)
+        for line in row["lines"]:
+            shown = Line(**line)
+            shown.say(f"kept from {row['started']}" if name in kept else "")
+            show(shown)
+    write(path, results)
+    foot(results, path, size.verdicts)
+    return int(any(line["failed"] for row in results["rows"] for line in row["lines"]))
 
 
 if __name__ == "__main__":

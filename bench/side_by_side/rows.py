@@ -1,16 +1,21 @@
 """The rows of the table: what is measured, on which settings, and what is to be reached on which class of machine.
 
 A goal is by class of machine: "amx", "avx512", and "plain" where there is neither, which has goals only where no matrix
-product is the limit; instead the fraction of the roofline is told: useful floating-point operations by formula over the
-measured rate of the best product."""
+product is the limit. A line tells the fraction of the roofline too: the operations that were executed, by a count of
+our own calls (counts.py), over the measured rate of the best product of the run in that precision, ours or
+PyTorch's."""
 
 import json
 import math
+import os
 import subprocess
+import sys
 import time
 from statistics import median
 
+import counts
 from compare import Line, in_turn, ratio_line, shown
+from counts import Product
 from setting import HERE, Setting
 from sides import Side, Worker, ask_measure, log_rows, our_first_step, our_memory, our_texts, our_training, precisions
 
@@ -26,23 +31,24 @@ def everywhere(goal: float) -> dict:
 # ---- rooflines -------------------------------------------------------------------------------------------------------
 
 
-def forward_flop(preset: str, sequences: int, length: int, rows: float) -> float:
-    """Of a forward pass that computes the logits of `rows` positions."""
+def forward_flop(preset: str, sequences: int, length: int, rows: float, times: int) -> float:
+    """Of a forward pass of the whole model that computes the logits of `rows` positions; sequences of so many different
+    times."""
     channels, depth, _ = PRESETS[preset]
     tokens = sequences * length
-    block = tokens * (24 * channels**2 + 4 * length * channels) + sequences * 12 * channels**2
+    block = tokens * (24 * channels**2 + 4 * length * channels) + times * 12 * channels**2
     return depth * block + 2 * rows * channels * VOCABULARY
 
 
 def training_flop(preset: str, batch: int, real: float) -> float:
     """Of a step of the original's recipe, which computes its padding too; `real` tokens, of which MASKED have
     logits."""
-    return 3 * forward_flop(preset, batch, LENGTH, MASKED * real)
+    return 3 * forward_flop(preset, batch, LENGTH, MASKED * real, batch)
 
 
 def sampling_flop(preset: str, n: int, length: int, steps: int) -> float:
     masked = sum(math.cos(math.pi / 2 * step / steps) for step in range(steps)) * length
-    return steps * forward_flop(preset, n, length, 0) + 2 * n * masked * PRESETS[preset][0] * VOCABULARY
+    return steps * forward_flop(preset, n, length, 0, n) + 2 * n * masked * PRESETS[preset][0] * VOCABULARY
 
 
 def peak(setting: Setting, precision: str):
@@ -50,56 +56,53 @@ def peak(setting: Setting, precision: str):
     return setting.facts.get(f"peak_{precision}") or setting.facts.get("peak_f32")
 
 
-def roofline_note(setting: Setting, flop: float, seconds: float, precision: str) -> str:
+def roofline_note(setting: Setting, executed: float, seconds: float, precision: str, whole: float = 0) -> str:
+    """executed: operations; whole: those of a model of which nothing is left out."""
     rate = peak(setting, precision)
-    if not rate:
-        return ""
-    return f"{flop / 1e9:,.0f} GFLOP, {flop / seconds / 1e9 / rate:.0%} of {rate:.0f} GFLOP/s"
+    said = f"{executed / 1e9:,.0f} GFLOP executed" + (f", {whole / 1e9:,.0f} of the whole model" if whole else "")
+    return f"{said}; {executed / seconds / 1e9 / rate:.0%} of {rate:.0f} GFLOP/s" if rate else said
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
 
+def machine_shapes(setting: Setting) -> list[list[int]]:
+    """A square, and sizes that occur: base's MLP over a pass of training, and over 4 texts of 80 tokens."""
+    sizes = [(2048, 2048, 2048), (2048, 3072, 768), (2048, 768, 3072), (320, 3072, 768), (320, 768, 3072)]
+    return [[size // setting.size.shapes_scale for size in shape] for shape in sizes]
+
+
 def machine(setting: Setting, goal):
     """Peak rates of products and the bandwidth of memory: context for the other rows."""
-    n = 2048 // setting.size.shapes_scale
-    shapes = [[n, n, n, 0, 1]]
-    lines = []
-    for precision in ("f32", "bf16", "int8"):
-        sides = {}
-        if precision in ("f32", "bf16"):
-            sides["here"] = rate_here(setting, precision, shapes)[0]["gflops"]
-        job = {"job": "products", "precision": precision, "shapes": shapes, "seconds": setting.size.seconds}
-        worker = Worker(setting, "PyTorch", job)
-        answer = worker.measure()
-        worker.close()
-        if answer is not None:
-            sides["PyTorch"] = answer["products"][0]["gflops"]
-        setting.facts[f"peak_{precision}"] = max(sides.values(), default=None)
-        rates = [f"{sides[name]:,.0f} GFLOP/s" if name in sides else "" for name in ("here", "PyTorch")]
-        what = f"products of {n}, {precision}"
-        lines.append(Line("machine", what, *rates, note=said_of([worker]), figures=sides))
+    shapes = machine_shapes(setting)
+    kinds = ("f32", "bf16", "int8")
     megabytes = 256 // setting.size.shapes_scale
-    here = ask_measure(setting, "copy", megabytes)[0]["gbytes_per_s"]
-    worker = Worker(setting, "PyTorch", {"job": "copy", "megabytes": megabytes})
-    answer = worker.measure() or {}
+    job = {"job": "machine", "precisions": kinds, "megabytes": megabytes, "seconds": setting.size.seconds / 2}
+    worker = Worker(setting, "PyTorch", job | {"shapes": [[*shape, 0, 1] for shape in shapes]})
+    there = worker.measure() or {}
     worker.close()
-    setting.facts["bandwidth"] = max(here, answer.get("gbytes_per_s", 0))
-    there = f"{answer['gbytes_per_s']:.1f} GB/s" if answer else ""
-    lines.append(
-        Line(
-            "machine",
-            f"copy of {megabytes} MB, read and written",
-            f"{here:.1f} GB/s",
-            there,
-            figures={"here": here, "PyTorch": answer.get("gbytes_per_s")},
-        )
-    )
+    lines = []
+    for kind in kinds:
+        here = rate_here(setting, kind, [Product(*shape) for shape in shapes])
+        found = there.get(kind)
+        rates = [rate["gflops"] for rate in found] if isinstance(found, list) else []
+        for i, shape in enumerate(shapes):
+            sides = {"here": here[i]["gflops"]} | ({"PyTorch": rates[i]} if rates else {})
+            what = f"products, {kind}, {' x '.join(map(str, shape))}"
+            shown_rates = [f"{sides[name]:,.0f} GFLOP/s" if name in sides else "" for name in ("here", "PyTorch")]
+            note = found if isinstance(found, str) else worker.said
+            lines.append(Line("machine", what, *shown_rates, note=note, figures=sides))
+        setting.facts[f"peak_{kind}"] = max([*(rate["gflops"] for rate in here), *rates])
+    here = ask_measure(setting, "copy", megabytes)[0]["gbytes_per_s"]
+    sides = {"here": here} | ({"PyTorch": there["gbytes_per_s"]} if there else {})
+    setting.facts["bandwidth"] = max(sides.values())
+    shown_rates = [f"{rate:.1f} GB/s" for rate in sides.values()]
+    lines.append(Line("machine", f"copy of {megabytes} MB, read and written", *shown_rates, figures=sides))
     return lines
 
 
-def rate_here(setting: Setting, precision: str, shapes) -> list[dict]:
-    asked = "".join(" ".join(map(str, shape)) + "\n" for shape in shapes)
+def rate_here(setting: Setting, precision: str, products: list[Product]) -> list[dict]:
+    asked = "".join(" ".join(map(str, product.words())) + "\n" for product in products)
     return ask_measure(setting, "products", precision, setting.size.seconds / 2, input=asked)
 
 
@@ -107,20 +110,24 @@ def rate_here(setting: Setting, precision: str, shapes) -> list[dict]:
 
 
 def four(setting: Setting, job: dict) -> list[Worker]:
-    """PyTorch eager and compiled, in float32 and bfloat16."""
+    """PyTorch eager and compiled, in float32 and bfloat16, as far as this mode has them."""
     return [
         Worker(
             setting,
             f"PyTorch {precision}{' compiled' if compiled else ''}",
             job | {"precision": precision, "compile": compiled},
         )
-        for compiled in ([False, True] if setting.size.compiled else [False])
-        for precision in ("f32", "bf16")
+        for precision, compiled in setting.size.torch
     ]
 
 
 def said_of(workers) -> str:
     return "; ".join(f"{w.name}: {w.said}" for w in workers if w.said)
+
+
+def trained_in(setting: Setting) -> str:
+    """What `auto` trains in."""
+    return "bf16" if setting.native_bf16 else "f32"
 
 
 def training(which: int):
@@ -144,27 +151,20 @@ def training(which: int):
         )
         figures = in_turn(ours, theirs, size.rounds, "tokens_per_s", True)
         name = f"train-{('small', 'base')[which]}"
-        real = 200 * batch  # tokens of a step, near enough for its logits
-        seconds = real / median(figures["here"])
+        seconds = median(answer["seconds_per_step"] for answer in ours[0].answers)
+        real = median(answer["seconds_per_step"] * answer["tokens_per_s"] for answer in ours[0].answers)
         setting.facts[name] = seconds
-        trained_in = "bf16" if setting.native_bf16 else "f32"
-        notes = [roofline_note(setting, training_flop(preset, batch, real), seconds, trained_in), said_of(theirs)]
+        executed = counts.training(setting, preset, batch).flop()
+        note = roofline_note(setting, executed, seconds, trained_in(setting), training_flop(preset, batch, real))
         rivals = [w.name for w in theirs]
         what = f"training, {preset}, batch {batch}, real tokens/s"
-        return [
-            ratio_line(name, what, "here", figures, rivals, "tokens/s", True, goal, "; ".join(filter(None, notes))),
-            ratio_line(
-                name,
-                what,
-                "here, default recipe",
-                figures,
-                rivals,
-                "tokens/s",
-                True,
-                None,
-                "no padding, another model: not the same work",
-            ),
-        ]
+        line = ratio_line(name, what, "here", figures, rivals, "tokens/s", True, goal, note)
+        line.say(said_of(theirs))
+        line.figures["seconds of a step"] = {
+            side.name: [answer["seconds_per_step"] for answer in side.answers] for side in [*ours, *theirs]
+        }
+        other = "no padding, another model: not the same work"
+        return [line, ratio_line(name, what, ours[1].name, figures, rivals, "tokens/s", True, None, other)]
 
     return row
 
@@ -187,27 +187,19 @@ def texts(which: int):
             },
         )
         figures = in_turn(ours, theirs, size.rounds, "seconds", False)
-        flop = sampling_flop(preset, size.texts, size.length, size.steps)
+        whole = sampling_flop(preset, size.texts, size.length, size.steps)
         what = f"generate, {preset}, n = {size.texts}, length {size.length}, {size.steps} steps"
         name = f"generate-{('small', 'base')[which]}"
+        rivals = [w.name for w in theirs]
+        if not isinstance(goals, dict):  # of no precision in particular: the best of ours
+            goals = {min(kinds, key=lambda kind: median(figures[f"here {kind}"])): goals}
         lines = []
-        for precision in kinds:
-            mine = f"here {precision}"
-            goal = goals.get(precision) if isinstance(goals, dict) else goals
-            lines.append(
-                ratio_line(
-                    name,
-                    what,
-                    mine,
-                    figures,
-                    [w.name for w in theirs],
-                    "s",
-                    False,
-                    goal,
-                    roofline_note(setting, flop, median(figures[mine]), precision),
-                )
-            )
-        lines[-1].note += ("; " if said_of(theirs) else "") + said_of(theirs)
+        for kind in kinds:
+            executed = counts.texts(setting, preset, kind).flop()
+            note = roofline_note(setting, executed, median(figures[f"here {kind}"]), kind, whole)
+            goal = goals.get(kind)
+            lines.append(ratio_line(name, what, f"here {kind}", figures, rivals, "s", False, goal, note))
+        lines[-1].say(said_of(theirs))
         return lines
 
     return row
@@ -235,126 +227,85 @@ def forward(setting: Setting, goal):
         Worker(setting, f"ONNX Runtime {p}", job | {"job": "onnx_forward", "precision": p}) for p in ("f32", "int8")
     ]
     figures = in_turn(ours, [*torch, *onnx], size.rounds, "seconds", False)
-    flop = forward_flop(preset, size.texts, size.length, size.texts * size.length)
+    flop = forward_flop(preset, size.texts, size.length, size.texts * size.length, 1)
     what = f"bare forward, {preset}, {size.texts} x {size.length}"
-    lines = [
-        ratio_line(
-            "forward",
-            what,
-            f"here {p}",
-            figures,
-            [w.name for w in [*torch, *onnx]],
-            "s",
-            False,
-            goal if p == "int8" else None,
-            roofline_note(setting, flop, median(figures[f"here {p}"]), p),
-        )
-        for p in kinds
-    ]
-    if said_of([*torch, *onnx]):
-        lines[-1].note += "; " + said_of([*torch, *onnx])
+    rivals = [w.name for w in [*torch, *onnx]]
+    lines = []
+    for p in kinds:
+        note = roofline_note(setting, flop, median(figures[f"here {p}"]), p)
+        held = (goal, note, ["ONNX Runtime int8"]) if p == "int8" else (None, note)
+        lines.append(ratio_line("forward", what, f"here {p}", figures, rivals, "s", False, *held))
+    lines[-1].say(said_of([*torch, *onnx]))
     return lines
 
 
 # ---- the parts of a training step ------------------------------------------------------------------------------------
 
 
-def step_shapes(preset: str, batch: int) -> list[tuple[int, list[int]]]:
-    """(how often in a pass, [M, N, K, A transposed, B transposed]) of a pass of 4,096 positions: forward, gradient of
-    the input, gradient of the weight of every linear layer; logits of the masked rows."""
-    channels, depth, _ = PRESETS[preset]
-    tokens = min(4096, batch * LENGTH)
-    logits = max(16, round(MASKED * tokens * 0.78 / 16) * 16)  # stories fill 78 % of their positions
-    layers = [
-        (depth, tokens, channels, 3 * channels),
-        (depth, tokens, channels, channels),
-        (depth, tokens, channels, 4 * channels),
-        (depth, tokens, 4 * channels, channels),
-        (1, logits, channels, VOCABULARY),
-    ]
-    return [
-        (n, shape)
-        for n, rows, k, out in layers
-        for shape in ([rows, out, k, 0, 1], [rows, k, out, 0, 0], [out, k, rows, 1, 0])
-    ]
-
-
-def rest_bytes(preset: str, batch: int) -> float:
-    """What a step reads and writes in float32 outside of its products. Of each token of a block, in channels: forward
-    14 + 2 x 4 (norms 2 x 2, residuals 2 x 3, attention 4, GELU), backward 31 + 5 x 4 (residual again 3, residuals 2 x
-    3, norms 2 x 5, attention 7, column sums 5, GELU); of each parameter 11 numbers (AdamW with the average 9, clearing,
-    norm)."""
-    channels, depth, _ = PRESETS[preset]
-    parameters = depth * 18 * channels**2 + 2 * VOCABULARY * channels
-    return 4.0 * (batch * LENGTH * depth * 73 * channels + 11 * parameters)
-
-
 def products(setting: Setting, goal):
-    """Seconds of the products of a pass of training, each alone; and what remains of the step."""
+    """Seconds of the products of a step of training, each alone; and what remains of the step."""
     size, preset, batch = setting.size, setting.size.base, setting.size.batches[1]
-    shapes = step_shapes(preset, batch)
-    kinds = ["f32", "bf16"]
+    count = counts.training(setting, preset, batch)
+    work = counts.alike(count.products())
+    sizes = [product for _, product in work]
+    flops = [n * product.flop for n, product in work]
+    kinds = dict.fromkeys(["f32", trained_in(setting)])
 
-    def total(rates):
-        return {"seconds": sum(n * rate["seconds"] for (n, _), rate in zip(shapes, rates)), "each": rates}
+    def total(side, rates):
+        kept[side] = rates
+        return {"seconds": sum(1e-9 * flop / rate["gflops"] for flop, rate in zip(flops, rates))}
 
     kept: dict[str, list] = {}
-
-    def once(name, rates):
-        kept[name] = rates
-        return total(rates)
-
-    listed = [shape for _, shape in shapes]
-    ours = [Side(f"here {p}", lambda p=p: once(f"here {p}", rate_here(setting, p, listed))) for p in kinds]
+    ours = [Side(f"here {p}", lambda p=p: total(f"here {p}", rate_here(setting, p, sizes))) for p in kinds]
     theirs = []
-    for p in kinds:
-        worker = Worker(
-            setting, f"PyTorch {p}", {"job": "products", "precision": p, "shapes": listed, "seconds": size.seconds / 2}
-        )
-        worker.measure = lambda w=worker: (lambda a: None if a is None else once(w.name, a["products"]))(w.ask())
+    for p in ("f32", "bf16"):
+        shapes = [product.words()[:5] for product in sizes]
+        job = {"job": "products", "precision": p, "shapes": shapes, "seconds": size.seconds / 2}
+        worker = Worker(setting, f"PyTorch {p}", job)
+        worker.measure = lambda w=worker: (lambda a: None if a is None else total(w.name, a["products"]))(w.ask())
         theirs.append(worker)
     figures = in_turn(ours, theirs, min(size.rounds, 3), "seconds", False)
-    flop = sum(2.0 * n * s[0] * s[1] * s[2] for n, s in shapes)
     lines = []
     for p in kinds:
-        line = ratio_line(
-            "products",
-            f"products of training, {preset}, {p}",
-            f"here {p}",
-            figures,
-            [w.name for w in theirs],
-            "s",
-            False,
-            goal,
-            roofline_note(setting, flop, median(figures[f"here {p}"]), p),
+        name, what = f"here {p}", f"products of a step of training, {preset}, {p}"
+        note = roofline_note(setting, sum(flops), median(figures[name]), p)
+        mine = goal if p == trained_in(setting) else None
+        line = ratio_line("products", what, name, figures, [w.name for w in theirs], "s", False, mine, note)
+        worst = min(
+            zip(sizes, kept[name]), key=lambda pair: pair[1]["gflops"] if pair[0].rows >= counts.FEW else math.inf
         )
-        worst = min(zip(shapes, kept[f"here {p}"]), key=lambda pair: pair[1]["gflops"])
-        line.note += f"{'; ' if line.note else ''}slowest {worst[0][1]}: {worst[1]['gflops']:.0f} GFLOP/s"
-        line.figures["shapes"] = {
-            name: [dict(zip(("shape", "gflops"), (s, r["gflops"]))) for (_, s), r in zip(shapes, rates)]
-            for name, rates in kept.items()
-        }
+        line.say(
+            f"slowest of {counts.FEW} rows or more {worst[0].words()[:5]}: {worst[1]['gflops']:.0f} GFLOP/s",
+            said_of(theirs),
+        )
+        line.figures["products"] = [
+            {"calls": n, "of": product.words()} | {side: rates[i]["gflops"] for side, rates in kept.items()}
+            for i, (n, product) in enumerate(work)
+        ]
         lines.append(line)
-    step, bandwidth = (setting.facts.get(k) for k in ("train-base", "bandwidth"))
-    rate = peak(setting, "bf16" if setting.native_bf16 else "f32")
-    if step and bandwidth and rate:
-        passes = max(1, batch * LENGTH // 4096)
-        rest = step - passes * min(median(figures[f"here {p}"]) for p in kinds)
-        attention = 3.5 * 4 * batch * LENGTH**2 * PRESETS[preset][0] * PRESETS[preset][1] / rate / 1e9
-        floor = rest_bytes(preset, batch) / bandwidth / 1e9 + attention
-        lines.append(
-            Line(
-                "products",
-                f"the rest of a step, {preset}",
-                f"{rest:.3g} s",
-                f"{floor:.3g} s by bytes and attention",
-                rest / floor,
-                "at most 1.5 x",
-                rest / floor <= 1.5,
-                "ratio: times what bytes over bandwidth ask",
-            )
-        )
-    return lines
+    return [*lines, rest_of_step(setting, count, median(figures[f"here {trained_in(setting)}"]))]
+
+
+def rest_of_step(setting: Setting, count: counts.Count, products_take: float) -> Line:
+    """What of a step is no matrix product, beside its bytes over the bandwidth; of attention the operations over the
+    best product, if these are more."""
+    line = Line("products", f"the rest of a step, {setting.size.base}", note="ratio: times what its bytes ask")
+    step, bandwidth = (setting.facts.get(name) for name in ("train-base", "bandwidth"))
+    rate = peak(setting, trained_in(setting))
+    if not (step and bandwidth and rate):
+        line.note = "needs the rows machine and train-base of the same run"
+        return line
+    rest = step - products_take
+    attention = max(count.flop("attention") / rate, count.bytes("attention") / bandwidth) / 1e9
+    others = count.rest_bytes() / bandwidth / 1e9
+    line.ours = f"{rest:.3g} s of {step:.3g}"
+    line.theirs = f"{others + attention:.3g} s: {others:.3g} by bytes, {attention:.3g} of attention"
+    line.ratio = rest / (others + attention)
+    line.goal, line.met = "at most 1.5 x", line.ratio <= 1.5
+    line.figures = {name: count.bytes(name) for name in sorted(count.names() - {"product"})} | {
+        "attention, flop": count.flop("attention")
+    }
+    return line
 
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------
@@ -430,24 +381,32 @@ def likelihood(setting: Setting, goals):
         "PyTorch, default recipe": their_run(setting, "default"),
         "PyTorch, original recipe": their_run(setting, "original"),
     }
-    lines = []
-    for rival, goal in zip(list(found)[1:], goals):
-        mine, theirs = reached(found["here"]), reached(found[rival])
-        over = theirs is None
-        seconds = found[rival][-1]["seconds"] if over else theirs
-        line = Line(
-            "likelihood",
-            f"minutes to {WANTED} nats per token, {rival.split(', ')[1]} there",
-            figures=found,
-            theirs=f"{rival}: {'more than ' if over else ''}{seconds / 60:.3g}, NELBO {found[rival][-1]['nelbo']:.3f}",
-        )
-        if mine is None:
-            line.ours = f"not reached, NELBO {found['here'][-1]['nelbo']:.3f}"
-        else:
-            line.ours, line.ratio = f"{mine / 60:.3g}", seconds / mine
-            line.goal, line.met = f"{goal:g} x", seconds / mine >= goal or (None if over else False)
-        lines.append(line)
-    return lines
+    return [likelihood_line(found, rival, goal) for rival, goal in zip(list(found)[1:], goals)]
+
+
+def likelihood_line(found: dict[str, dict], rival: str, goal: float) -> Line:
+    """found: of each side its judged points and the processor's seconds. A rival that does not get there has no
+    verdict, unless what it took until then is already more than the goal."""
+    mine, theirs = reached(found["here"]["points"]), reached(found[rival]["points"])
+    last, over = found[rival]["points"][-1], theirs is None
+    seconds = last["seconds"] if over else theirs
+    line = Line(
+        "likelihood",
+        f"minutes to {WANTED} nats per token, {rival.split(', ')[1]} there",
+        theirs=f"{rival}: {'more than ' if over else ''}{seconds / 60:.3g}, NELBO {last['nelbo']:.3f} at the end",
+        goal=f"{goal:g} x",
+        note="processor's minutes of the whole runs: "
+        + ", ".join(
+            f"{found[side]['cpu_seconds'] / 60:.3g} {where}" for side, where in (("here", "here"), (rival, "there"))
+        ),
+        figures={side: found[side] for side in ("here", rival)},
+    )
+    if mine is None:
+        line.ours, line.met = f"not reached, NELBO {found['here']['points'][-1]['nelbo']:.3f}", False
+        return line
+    line.ours, line.ratio = f"{mine / 60:.3g}", seconds / mine
+    line.met = True if line.ratio >= goal else None if over else False
+    return line
 
 
 def reached(points):
@@ -458,91 +417,90 @@ def save_every(setting: Setting) -> int:
     return max(1, setting.size.likelihood_steps // 20)
 
 
-def our_run(setting: Setting) -> list[dict]:
+def watched(line: list, name: str, environment=None) -> tuple[list[str], float]:
+    """Runs a training to its end; its lines, which are shown on the way, and the processor's seconds it took."""
+    said = []
+    with subprocess.Popen(list(map(str, line)), stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for row in process.stdout:
+            said.append(row)
+            print(f"likelihood, {name}: {row.strip()}", file=sys.stderr, flush=True)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, line)
+    return said, usage.ru_utime + usage.ru_stime
+
+
+def our_run(setting: Setting) -> dict:
     run = setting.fresh("run-likelihood")
     steps, every = setting.size.likelihood_steps, save_every(setting)
-    setting.command(
-        "train",
-        "-d",
-        setting.data(setting.size.corpus, "stories_1024", 128),
-        "-o",
-        run,
-        "--preset",
-        "tiny",
-        "--seq-len",
-        128,
-        "--steps",
-        steps,
-        "--eval-every",
-        0,
-        "--sample-every",
-        0,
-        "--save-every",
-        every,
-        "--keep",
-        0,
-        "--log-every",
-        every,
-        "-q",
-    )
+    data = setting.data(setting.size.corpus, "stories_1024", 128)
+    options = ["--preset", "tiny", "--seq-len", 128, "--steps", steps, "--save-every", every, "--log-every", every]
+    others = ["--eval-every", 0, "--sample-every", 0, "--keep", 0, "--threads", setting.threads]
+    _, cpu = watched([setting.program, "train", "-d", data, "-o", run, *options, *others], "here")
     points, seconds, before = [], 0.0, 0.0
     for row in log_rows(run):
         seconds += (row["tokens"] - before) / row["tokens_per_s"]  # this rate is without saving
         before = row["tokens"]
         points.append({"step": int(row["step"]), "seconds": seconds})
-    return judged(setting, points, lambda step: run / f"checkpoints/step-{step:08}/raw.safetensors", "default")
+    weights = [run / f"checkpoints/step-{point['step']:08}/raw.safetensors" for point in points]
+    return {"points": judged(setting, points, weights, "default"), "cpu_seconds": cpu}
 
 
-def their_run(setting: Setting, recipe: str) -> list[dict]:
+def their_run(setting: Setting, recipe: str) -> dict:
     out = setting.fresh(f"torch-{recipe}")
     steps = setting.size.likelihood_steps
-    line = [
-        setting.python,
-        HERE / "torch_recipe.py",
-        out,
-        "--stories",
-        setting.stories(setting.size.corpus),
-        "--tokenizer",
-        setting.tokenizer("stories_1024") / "tokenizer.json",
-        "--recipe",
-        recipe,
-        "--threads",
-        setting.threads,
-        "--save-every",
-        save_every(setting),
-        "--precision",
-        "bf16" if setting.native_bf16 else "f32",
-    ]
+    tokenizer = setting.tokenizer("stories_1024") / "tokenizer.json"
+    precision = trained_in(setting)
+    line = [setting.python, HERE / "torch_recipe.py", out, "--stories", setting.stories(setting.size.corpus)]
+    line += ["--tokenizer", tokenizer, "--recipe", recipe, "--threads", setting.threads, "--precision", precision]
+    line += ["--save-every", save_every(setting)]
     # The original's recipe has its own rate and goes on until the time is up.
     line += (
         ["--steps", steps]
         if recipe == "default"
         else ["--steps", 50 * steps, "--lr", 2e-3, "--warmup", 100, "--seconds", setting.original_limit]
     )
-    said = subprocess.run(
-        list(map(str, line)), check=True, stdout=subprocess.PIPE, text=True, env=setting.environment()
-    ).stdout
-    points = [json.loads(row) for row in said.splitlines()]
-    if recipe == "original":
-        points = points[-1:] if len(points) > 20 else points  # it stays on its plateau: the end is what counts
-    return judged(setting, points, lambda step: out / f"step-{step:08}/model.safetensors", recipe)
+    said, cpu = watched(line, f"PyTorch, {recipe} recipe", setting.environment())
+    points = [json.loads(row) for row in said]
+    weights = [out / f"step-{point['step']:08}/model.safetensors" for point in points]
+    return {"points": judged(setting, points, weights, recipe), "cpu_seconds": cpu}
 
 
 def judged(setting: Setting, points, weights, recipe: str) -> list[dict]:
+    """The points with their likelihoods: of many some that are spread evenly, and where these cross WANTED those
+    between, so that the first that is below counts."""
+    chosen = spread(range(len(points)))
+    nelbo = dict(zip(chosen, judge(setting, [weights[i] for i in chosen], recipe)))
+    below = next((at for at, i in enumerate(chosen) if nelbo[i] <= WANTED), 0)
+    if below > 0:
+        between = spread(range(chosen[below - 1] + 1, chosen[below]))
+        if between:
+            nelbo |= dict(zip(between, judge(setting, [weights[i] for i in between], recipe)))
+    return [points[i] | {"nelbo": nelbo[i]} for i in sorted(nelbo)]
+
+
+def spread(indices, most: int = 20) -> list[int]:
+    """At most so many of them, the last one included."""
+    n = len(indices)
+    return list(indices) if n <= most else [indices[(i + 1) * n // most - 1] for i in range(most)]
+
+
+def judge(setting: Setting, weights: list, recipe: str) -> list[float]:
     job = {
         "job": "nelbo",
         "recipe": recipe,
         "stories": str(setting.stories("valid")),
         "stories_n": setting.size.judged,
         "tokenizer": str(setting.tokenizer("stories_1024") / "tokenizer.json"),
-        "weights": [str(weights(p["step"])) for p in points],
+        "weights": list(map(str, weights)),
     }
     worker = Worker(setting, "judge", job)
     answer = worker.measure()
     worker.close()
     if answer is None:
         raise RuntimeError(f"the weights could not be judged: {worker.said}")
-    return [point | {"nelbo": nelbo} for point, nelbo in zip(points, answer["nelbo"])]
+    return answer["nelbo"]
 
 
 # ---- memory and start ------------------------------------------------------------------------------------------------
@@ -577,9 +535,13 @@ def memory(setting: Setting, goals):
             note=worker.said,
             figures={"here": mine, "PyTorch bf16": theirs},
         )
+        line.goal, line.met = f"at most {goal:.2g}", False
         if theirs:
             line.ratio = mine / theirs
-            line.goal, line.met = f"at most {goal:.2g}", line.ratio <= goal
+            line.met = line.ratio <= goal
+        else:
+            line.failed = True
+            line.say("no figure of PyTorch bf16")
         lines.append(line)
     return lines
 

@@ -1,16 +1,24 @@
 """Where things are, how large the work is, and what machine this is."""
 
+import hashlib
+import math
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compare import OutOfTime
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+
+
+ALL = tuple((precision, compiled) for compiled in (False, True) for precision in ("f32", "bf16"))
 
 
 @dataclass
@@ -26,18 +34,20 @@ class Size:
     length: int
     steps: int
     seconds: float  # of repetitions within a round
-    compiled: bool  # PyTorch's compiled variants too
+    torch: tuple[tuple[str, bool], ...]  # PyTorch's variants: precision, compiled
     limit: float  # seconds that one measurement may take, start and compilation included
     corpus: str
     likelihood_steps: int
     judged: int  # validation stories that measure a likelihood
     shapes_scale: int = 1  # divides the sizes of products and copies that tell what the machine can do
+    verdicts: bool = True  # whether this is enough work to say that a goal is met
+    deadline: float = math.inf  # seconds for all that is measured
 
 
 SIZES = {
-    "full": Size(5, "small", "base", 3, (32, 16), 4, 80, 80, 1.0, True, 1800, "train", 1000, 500),
-    "quick": Size(2, "small", "base", 1, (32, 16), 4, 80, 8, 0.2, False, 40, "valid", 0, 0, 4),
-    "test": Size(2, "tiny", "tiny", 1, (4, 2), 2, 16, 4, 0.01, False, 120, "valid", 20, 16, 16),
+    "full": Size(5, "small", "base", 3, (32, 16), 4, 80, 80, 1.0, ALL, 1800, "train", 1000, 500),
+    "quick": Size(2, "small", "base", 1, (32, 16), 4, 80, 8, 0.2, ALL[:2], 60, "valid", 0, 0, 4, False, 180),
+    "test": Size(2, "tiny", "tiny", 1, (4, 2), 2, 16, 4, 0.01, ALL[1:2], 120, "valid", 20, 16, 16),
 }
 
 
@@ -47,11 +57,14 @@ class Setting:
     threads: int
     program: Path
     measure: Path
+    counted: Path
     golden: Path
     work: Path
     original_limit: float  # seconds for the original's recipe
     python: str = sys.executable
     facts: dict = field(default_factory=dict)  # figures of this run that other rows use: peaks, seconds of a step
+    counts: dict = field(default_factory=dict)  # what was counted of a step (counts.py)
+    begin: float = field(default_factory=time.monotonic)
 
     def environment(self, threads: int | None = None) -> dict:
         n = str(threads or self.threads)
@@ -66,6 +79,24 @@ class Setting:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
+    def left(self) -> float:
+        """Seconds until the time for all that is measured is up."""
+        return self.begin + self.size.deadline - time.monotonic()
+
+    def run(self, line, **options) -> subprocess.CompletedProcess:
+        """A process of ours, or a helper, within the time."""
+        left = self.left()
+        try:
+            return subprocess.run(
+                list(map(str, line)),
+                check=True,
+                text=True,
+                timeout=None if left == math.inf else max(0, left),
+                **options,
+            )
+        except subprocess.TimeoutExpired as over:
+            raise OutOfTime from over
+
     @property
     def native_bf16(self) -> bool:
         return "avx512_bf16" in cpu_flags()
@@ -79,7 +110,7 @@ class Setting:
         if not path.exists():
             packed = ROOT / f"corpus/tinystories-{name}.txt.zst"
             partial = path.with_suffix(".partial")
-            subprocess.run(["zstd", "-dqf", packed, "-o", partial], check=True)
+            self.run(["zstd", "-dqf", packed, "-o", partial])
             partial.rename(path)
         return path
 
@@ -87,9 +118,10 @@ class Setting:
         """Token shards, prepared once."""
         path = self.work / f"data-{corpus}-{tokenizer}-{length}"
         if not path.exists():
-            self.command(
-                "prepare", self.stories(corpus), "-t", self.tokenizer(tokenizer), "-o", path, "--seq-len", length, "-q"
-            )
+            partial = self.fresh(path.name + ".partial")
+            whence = ["-t", self.tokenizer(tokenizer), "--seq-len", length]
+            self.command("prepare", self.stories(corpus), *whence, "-o", partial, "-q")
+            partial.rename(path)
         return path
 
     def model(self, preset: str) -> Path:
@@ -101,14 +133,14 @@ class Setting:
                 "tm.save(tm.stirred(tm.preset(sys.argv[1])), pathlib.Path(sys.argv[2]))"
             )
             partial = path.with_name(path.name + ".partial")
-            subprocess.run([self.python, "-c", make, preset, partial], check=True, cwd=HERE, env=self.environment())
+            self.run([self.python, "-c", make, preset, partial], cwd=HERE, env=self.environment())
             partial.rename(path)
         return path
 
     def command(self, *arguments, threads: int | None = None, **options) -> str:
         """Runs ours; its standard output."""
-        line = [self.program, *map(str, arguments), "--threads", str(threads or self.threads)]
-        return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
+        line = [self.program, *arguments, "--threads", threads or self.threads]
+        return self.run(line, stdout=subprocess.PIPE, **options).stdout
 
     def fresh(self, name: str) -> Path:
         path = self.work / name
@@ -153,9 +185,16 @@ def describe(setting: Setting) -> dict:
         "threads": setting.threads,
         "instruction_sets": [f for f in interesting if f in flags],
         "class": machine_class(flags),
-        "load": os.getloadavg()[0],
         "diffusionlm": subprocess.run(
             [setting.program, "--version"], capture_output=True, text=True, check=True
         ).stdout.strip(),
         **packages,
     }
+
+
+def version_of(setting: Setting) -> str:
+    """What was measured with: the programs and the harness, as they are."""
+    whole = hashlib.sha256()
+    for path in [setting.program, setting.measure, setting.counted, *sorted(HERE.glob("*.py"))]:
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]

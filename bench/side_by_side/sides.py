@@ -16,6 +16,7 @@ from setting import HERE, Setting
 class Side:
     def __init__(self, name: str, measure):
         self.name, self.measure = name, measure
+        self.answers: list[dict] = []
 
     def close(self) -> None:
         pass
@@ -51,9 +52,10 @@ class Worker(Side):
             self.process.stdin.flush()
         except BrokenPipeError:
             return self.fail("ended")
-        ready, _, _ = select.select([self.process.stdout], [], [], self.setting.size.limit)
+        limit = max(0, min(self.setting.size.limit, self.setting.left()))
+        ready, _, _ = select.select([self.process.stdout], [], [], limit)
         line = self.process.stdout.readline() if ready else ""
-        return json.loads(line) if line else self.fail("failed" if ready else f"over {self.setting.size.limit:.0f} s")
+        return json.loads(line) if line else self.fail("failed" if ready else f"over {limit:.0f} s")
 
     def fail(self, how: str) -> None:
         self.log.seek(0)
@@ -124,26 +126,30 @@ def our_training(setting: Setting, preset: str, batch: int, precision: str, reci
     return once
 
 
+def generate_command(setting: Setting, preset: str, precision: str) -> list:
+    size = setting.size
+    return [
+        "generate",
+        "-m",
+        setting.model(preset),
+        "-n",
+        size.texts,
+        "--length",
+        size.length,
+        "--steps",
+        size.steps,
+        "--precision",
+        precision,
+        "--json",
+        "-q",
+    ]
+
+
 def our_texts(setting: Setting, preset: str, precision: str):
     """Seconds for all texts of a batch, as generate tells them: without the start of the process."""
-    size = setting.size
 
     def once():
-        said = setting.command(
-            "generate",
-            "-m",
-            setting.model(preset),
-            "-n",
-            size.texts,
-            "--length",
-            size.length,
-            "--steps",
-            size.steps,
-            "--precision",
-            precision,
-            "--json",
-            "-q",
-        )
+        said = setting.command(*generate_command(setting, preset, precision))
         return {"seconds": json.loads(said.splitlines()[0])["seconds"]}
 
     return once
@@ -151,10 +157,8 @@ def our_texts(setting: Setting, preset: str, precision: str):
 
 def ask_measure(setting: Setting, *arguments, threads: int | None = None, **options) -> list[dict]:
     """What bench/measure.c prints."""
-    line = [setting.measure, "--threads", str(threads or setting.threads), *map(str, arguments)]
-    said = subprocess.run(
-        line, check=True, stdout=subprocess.PIPE, text=True, env=setting.environment(threads), **options
-    ).stdout
+    line = [setting.measure, "--threads", threads or setting.threads, *arguments]
+    said = setting.run(line, stdout=subprocess.PIPE, env=setting.environment(threads), **options).stdout
     return [json.loads(line) for line in said.splitlines()]
 
 

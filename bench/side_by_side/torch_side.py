@@ -239,37 +239,48 @@ def tokenizer_train(job):
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
 
-def products(job):
-    """GFLOP/s of each (M, N, K, A stored transposed, B stored transposed), median."""
-    torch = prepare_torch()
-    kind = {"f32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[job["precision"]]
+def time_products(torch, precision: str, shapes, seconds: float) -> list[dict]:
+    """Of each (M, N, K, A stored transposed, B stored transposed): the median."""
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
 
     def operand(rows, columns, transposed):
         shape = (columns, rows) if transposed else (rows, columns)
         made = torch.randint(-9, 9, shape, dtype=kind) if kind is torch.int8 else torch.randn(shape).to(kind)
         return made.T if transposed else made
 
+    rates = []
+    for m, n, k, ta, tb in shapes:
+        product = partial(torch._int_mm if kind is torch.int8 else torch.mm, operand(m, k, ta), operand(k, n, tb))
+        took = median_of(product, seconds)()["seconds"]
+        rates.append({"seconds": took, "gflops": 2e-9 * m * n * k / took})
+    return rates
+
+
+def products(job):
+    torch = prepare_torch()
+    return lambda: {"products": time_products(torch, job["precision"], job["shapes"], job["seconds"])}
+
+
+def machine(job):
+    """Products in each precision, and GB/s of a copy. A precision that PyTorch does not multiply in has its error."""
+    torch = prepare_torch()
+    x, y = torch.rand(job["megabytes"] << 18), torch.empty(job["megabytes"] << 18)
+
     def once():
-        rates = []
-        for m, n, k, ta, tb in job["shapes"]:
-            a, b = operand(m, k, ta), operand(k, n, tb)
-            product = partial(torch._int_mm if kind is torch.int8 else torch.mm, a, b)
-            seconds = median_of(product, job["seconds"])()["seconds"]
-            rates.append({"seconds": seconds, "gflops": 2e-9 * m * n * k / seconds})
-        return {"products": rates}
+        answer = {}
+        for precision in job["precisions"]:
+            try:
+                answer[precision] = time_products(torch, precision, job["shapes"], job["seconds"])
+            except RuntimeError as failure:
+                answer[precision] = str(failure).splitlines()[0]
+        return answer | {"gbytes_per_s": 8e-9 * len(x) / min(timed(lambda: y.copy_(x)) for _ in range(10))}
 
     return once
 
 
-def copy(job):
-    torch = prepare_torch()
-    x, y = torch.rand(job["megabytes"] << 18), torch.empty(job["megabytes"] << 18)
-    return lambda: {"gbytes_per_s": 8e-9 * len(x) / min(timed(lambda: y.copy_(x)) for _ in range(10))}
-
-
 JOBS = {
     f.__name__: f
-    for f in (train, generate, forward, onnx_forward, first_step, nelbo, encode, tokenizer_train, products, copy)
+    for f in (train, generate, forward, onnx_forward, first_step, nelbo, encode, tokenizer_train, products, machine)
 }
 
 
