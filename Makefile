@@ -263,7 +263,7 @@ test-python: all $(GOLDEN_STAMP)
 	@$(TEST_ENVIRONMENT) python/tests/run.sh
 
 # Both sides in turn, here and PyTorch, tokenizers and ONNX Runtime, which go to build/bench-venv: docs/performance.md. ROWS=a,b
-# for some rows alone, BENCH_OPTIONS for what bench/side_by_side takes besides.
+# for some rows alone, BENCH_OPTIONS for what bench/side_by_side takes besides (--resume goes on with a run that was cut).
 ROWS ?=
 BENCH_OPTIONS ?=
 .PHONY: benches bench bench-quick

@@ -10,8 +10,8 @@
  *
  * Bytes are those of all but matrix products, each primitive reading its inputs and writing its outputs once,
  * what it adds to being both. Modulations, tables of angles and the like count; Muon's element-wise part and
- * the rows that a pass clears do not. Operations are those of products, attention's among them: the multiply
- * and the add of each.
+ * the rows that a pass clears do not. Operations are those of products (symmetric ones as if whole),
+ * attention's among them: the multiply and the add of each.
  *
  * The linker leads the calls named __wrap_* through this file (Makefile). */
 #include "base/base.h"
@@ -39,8 +39,8 @@ static struct {
 
 static bool same_product(const dlm_product *a, const dlm_product *b) {
     return a->M == b->M && a->N == b->N && a->K == b->K && a->transpose_a == b->transpose_a &&
-           a->transpose_b == b->transpose_b && a->accumulate == b->accumulate && a->type == b->type &&
-           a->right == b->right;
+           a->transpose_b == b->transpose_b && a->accumulate == b->accumulate &&
+           a->symmetric == b->symmetric && a->type == b->type && a->right == b->right;
 }
 
 static entry *find(const char *call, const dlm_product *product) {

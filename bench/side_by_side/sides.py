@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from compare import OutOfTime
 from setting import HERE, Setting
 
 
@@ -55,7 +56,12 @@ class Worker(Side):
         limit = max(0, min(self.setting.size.limit, self.setting.left()))
         ready, _, _ = select.select([self.process.stdout], [], [], limit)
         line = self.process.stdout.readline() if ready else ""
-        return json.loads(line) if line else self.fail("failed" if ready else f"over {limit:.0f} s")
+        if line:
+            return json.loads(line)
+        self.fail("failed" if ready else f"over {limit:.0f} s")
+        if self.setting.left() <= 0:
+            raise OutOfTime
+        return None
 
     def fail(self, how: str) -> None:
         self.log.seek(0)

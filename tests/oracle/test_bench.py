@@ -23,6 +23,7 @@ import compare  # noqa: E402
 import counts  # noqa: E402
 import rows  # noqa: E402
 import setting as harness_setting  # noqa: E402
+import sides  # noqa: E402
 import torch_model as tm  # noqa: E402
 import torch_recipe  # noqa: E402
 from compare import Line, in_turn, ratio_line  # noqa: E402
@@ -342,6 +343,16 @@ def test_rounds_end_when_time_is_up():
         in_turn([Side("here", lasting(2))], [Side("there", lasting(0))], 5, "seconds", False)
 
 
+def test_a_competitor_that_time_overtakes_has_not_failed(tmp_path, golden):
+    size = harness_setting.SIZES["quick"]
+    setting = harness_setting.Setting(size, 1, *[tmp_path] * 5, original_limit=0, begin=-1e9)
+    tokenizer = str(golden / "tokenizer/stories_1024/tokenizer.json")
+    worker = sides.Worker(setting, "late", {"job": "encode", "tokenizer": tokenizer, "stories": tokenizer})
+    with pytest.raises(compare.OutOfTime):
+        worker.measure()
+    assert worker.process.returncode is not None
+
+
 @pytest.mark.parametrize("here, there, required", [([], [1.0], ()), ([1.0], [], ()), ([1.0], [1.0], ("other",))])
 def test_a_missing_figure_meets_no_goal(here, there, required):
     figures = {"here": here, "there": there, "other": []}
@@ -349,6 +360,27 @@ def test_a_missing_figure_meets_no_goal(here, there, required):
     assert line.failed and line.met is False and line.goal == "1 x" and "no figure of" in line.note
     context = ratio_line("row", "what", "here", figures, ["there", "other"], "s", False, None, required=required)
     assert context.failed and context.met is None
+
+
+def test_the_rest_of_a_step_is_held_against_its_bytes(monkeypatch):
+    """10 of 25 GB/s and attention's 400 GFLOP at 800: 0.9 s, of which a step of 5 s that multiplies 3.2 has twice."""
+
+    class Here:
+        facts, size, native_bf16 = {}, harness_setting.SIZES["test"], True
+
+    def measured(setting, goal):
+        setting.facts |= {"bandwidth": 25.0, "peak_bf16": 800.0}
+
+    monkeypatch.setattr(rows, "machine", measured)
+    monkeypatch.setattr(rows, "our_training", lambda *_: lambda: {"seconds_per_step": 5.0})
+    some = [("product", 9e12, 0), ("attention", 8e11, 2e9), ("adamw", 0, 12e9), ("gelu", 0, 8e9), ("pass", 0, 0)]
+    count = counts.Count([{"call": name, "flop": flop, "bytes": size} for name, flop, size in some], 2)
+    line = rows.rest_of_step(Here(), count, 3.2)
+    assert (line.ratio, line.met, line.goal) == (pytest.approx(2.0), False, "at most 1.5 x")
+    assert rows.rest_of_step(Here(), count, 3.8).met is True
+    some[1] = ("attention", 8e10, 50e9)  # now its bytes take longer
+    count = counts.Count([{"call": name, "flop": flop, "bytes": size} for name, flop, size in some], 2)
+    assert rows.rest_of_step(Here(), count, 3.6).ratio == pytest.approx(1.0)
 
 
 def run_of(*points):
