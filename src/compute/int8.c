@@ -125,8 +125,8 @@ void dlm__int8_values_once(const dlm_int8 *weights, bool *made, float *w) {
 
 /* Products that are worth a thread more. */
 #define GRAIN ((size_t)1 << 19)
-/* Rows that go through all columns of a thread before the next do, which read all weights again. Whole
- * groups. */
+/* Rows that go through all columns of a thread before the next do, which read all weights again; fewer where
+ * these are no whole groups. */
 #define BLOCK ((size_t)512)
 
 /* Rows in 8 bits, in the context's scratch: by groups of so many, as a kernel takes them, or of one. */
@@ -163,9 +163,10 @@ static void quantise(const dlm_compute *compute, size_t K, const void *X, dlm_dt
 
 /* Some rows, all columns that w has. */
 static void multiply(const dlm_compute *compute, const activations *a, dlm_range rows, dlm_int8_product w) {
+    const size_t block = BLOCK / a->group * a->group;
     float *Y = w.y;
-    for (size_t m = rows.first; m < rows.last; m += BLOCK) {
-        w.rows = rows.last - m < BLOCK ? rows.last - m : BLOCK;
+    for (size_t m = rows.first; m < rows.last; m += block) {
+        w.rows = rows.last - m < block ? rows.last - m : block;
         w.a = row_at(a, m);
         w.a_scale = a->scale + m;
         w.y = Y + m * w.stride;

@@ -93,6 +93,22 @@ TEST(every_tile_is_exact) {
     for_each_isa(every_tile);
 }
 
+/* More rows than go through all columns at once. */
+static void many_rows(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    enum { N = 20, K = 24 };
+    static const size_t counts[] = {511, 512, 513, 1025, 1600};
+    for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+        float *x = whole_numbers(counts[k], K, 1), *w = whole_numbers(N, K, 2);
+        exact_product(compute, counts[k], N, K, 0, x, w);
+        free(x), free(w);
+    }
+}
+
+TEST(blocks_of_rows_are_exact) {
+    for_each_isa(many_rows);
+}
+
 /* Neighbouring products that all have the largest size: any sum of two or four of them saturates in 16 bits,
  * and of four raised ones also when it is added. */
 static void traps(dlm_compute *plain, dlm_compute *compute) {
