@@ -285,10 +285,11 @@ static void say_start(const run_state *run) {
         "documents, %s tokens",
         run->settings->train.run, config->vocab_size, config->hidden_size, config->depth, config->num_heads,
         config->max_seq_len, documents, tokens);
-    const size_t threads = run->settings->shared.threads;
+    const size_t asked = run->settings->shared.threads,
+                 threads = asked > 0 ? asked : dlm_ranks_threads(run->ranks);
     if (dlm_ranks_size(run->ranks) > 1)
-        say("%s: trained by %zu ranks, each with %zu threads", run->settings->train.run,
-            dlm_ranks_size(run->ranks), threads > 0 ? threads : dlm_ranks_threads(run->ranks));
+        say("%s: trained by %zu ranks, each with %zu thread%s", run->settings->train.run,
+            dlm_ranks_size(run->ranks), threads, threads == 1 ? "" : "s");
     const dlm_train_options *train = &run->settings->train;
     if (data.documents == 1 && train->eval_data == NULL && train->eval_every > 0)
         say("%s: of its one document none can be held out, so nothing is evaluated; --eval-data DATA gives "
