@@ -6,8 +6,9 @@
  * stride 0 all sequences share one.
  *
  * Operands of matrix products are float32 or bfloat16 (`type` says which); everything else is float32, but
- * that attention may round what it multiplies to that type too. The primitives that make an operand write it
- * in that type, rounding to nearest even.
+ * that attention may round what it multiplies to that type too, and that what is kept for a backward pass may
+ * be of it (dlm__gelu, dlm__gated_residual_backward). The primitives that make an operand write it in that
+ * type, rounding to nearest even.
  *
  * Results depend on the inputs, the instruction set and the number of threads alone. reference.c holds every
  * primitive as the plainest loop; it defines what they mean, the tests compare against it, and
@@ -35,8 +36,8 @@ typedef struct dlm_segments {
  * pass. */
 typedef struct dlm_compute dlm_compute;
 
-/* isa: NULL for the best that this machine has, or "baseline", "avx2", "avx512", "reference" (plain loops for
- * products and kernels alike). DLM_UNSUPPORTED when the machine or the build lacks it. */
+/* isa: NULL for the best that this machine has, or "baseline", "avx2", "avx512", "avx512_bf16", "reference"
+ * (plain loops for products and kernels alike). DLM_UNSUPPORTED when the machine or the build lacks it. */
 dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error *err);
 void dlm__compute_free(dlm_compute *compute);
 dlm_status dlm__compute_status(const dlm_compute *compute, dlm_error *err);
