@@ -4,9 +4,11 @@
 
 #include "compute/context.h"
 
+/* The last has more rows than go through all columns of a thread at a time. */
 static const size_t shapes[][3] = {/* M, N, K */
-                                   {1, 1, 1},   {1, 16, 2},   {2, 17, 3},    {3, 15, 8},   {5, 33, 31},
-                                   {7, 48, 64}, {16, 80, 96}, {97, 24, 200}, {200, 40, 7}, {13, 128, 1025}};
+                                   {1, 1, 1},    {1, 16, 2},      {2, 17, 3},    {3, 15, 8},
+                                   {5, 33, 31},  {7, 48, 64},     {16, 80, 96},  {97, 24, 200},
+                                   {200, 40, 7}, {13, 128, 1025}, {1100, 18, 12}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static dlm_int8 *make(dlm_compute *compute, size_t N, size_t K, const float *w) {
