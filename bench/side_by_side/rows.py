@@ -247,6 +247,8 @@ def forward(setting: Setting, goal):
 def products(setting: Setting, goal):
     """Seconds of the products of a step of training, each alone; and what remains of the step."""
     size, preset, batch = setting.size, setting.size.base, setting.size.batches[1]
+    if "bandwidth" not in setting.facts:
+        machine(setting, None)
     count = counts.training(setting, preset, batch)
     work = counts.alike(count.products())
     sizes = [product for _, product in work]
@@ -292,8 +294,6 @@ def rest_of_step(setting: Setting, count: counts.Count, products_take: float) ->
     """What of a step is no matrix product, beside its bytes over the bandwidth; of attention the operations over the
     best product, if these take longer."""
     facts, size = setting.facts, setting.size
-    if "bandwidth" not in facts:
-        machine(setting, None)
     if "train-base" not in facts:
         once = our_training(setting, size.base, size.batches[1], "auto", "original")
         facts["train-base"] = median(once()["seconds_per_step"] for _ in range(min(size.rounds, 3)))

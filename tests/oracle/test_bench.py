@@ -369,12 +369,8 @@ def test_the_rest_of_a_step_is_held_against_its_bytes(monkeypatch):
     """10 of 25 GB/s and attention's 400 GFLOP at 800: 0.9 s, of which a step of 5 s that multiplies 3.2 has twice."""
 
     class Here:
-        facts, size, native_bf16 = {}, harness_setting.SIZES["test"], True
+        facts, size, native_bf16 = {"bandwidth": 25.0, "peak_bf16": 800.0}, harness_setting.SIZES["test"], True
 
-    def measured(setting, goal):
-        setting.facts |= {"bandwidth": 25.0, "peak_bf16": 800.0}
-
-    monkeypatch.setattr(rows, "machine", measured)
     monkeypatch.setattr(rows, "our_training", lambda *_: lambda: {"seconds_per_step": 5.0})
     some = [("product", 9e12, 0), ("attention", 8e11, 2e9), ("adamw", 0, 12e9), ("gelu", 0, 8e9), ("pass", 0, 0)]
     count = counts.Count([{"call": name, "flop": flop, "bytes": size} for name, flop, size in some], 2)
