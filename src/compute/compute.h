@@ -157,6 +157,8 @@ void dlm__silu(dlm_compute *compute, size_t n, const float *x, void *y, dlm_dtyp
 void dlm__silu_backward(dlm_compute *compute, size_t n, const float *x, const float *dy, float *dx);
 /* sum (N) += the column sums of x (rows, N) of `type`. */
 void dlm__column_sum(dlm_compute *compute, size_t rows, size_t N, const void *x, dlm_dtype type, float *sum);
+/* x (n) = 0, by all threads: gradients are too many for one. */
+void dlm__clear(size_t n, float *x);
 /* y += x, n elements. */
 void dlm__add(dlm_compute *compute, size_t n, const float *x, float *y);
 /* Conversions of n elements; from and to float32. */

@@ -75,6 +75,15 @@ void dlm__from_bf16(dlm_compute *compute, size_t n, const dlm_bf16 *x, float *y)
     }
 }
 
+void dlm__clear(size_t n, float *x) {
+    const int team = dlm__team(n, DLM_GRAIN);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (int part = 0; part < team; part++) {
+        const dlm_range r = dlm__part(n, DLM_LANES, part, team);
+        memset(x + r.first, 0, (r.last - r.first) * sizeof *x);
+    }
+}
+
 /* Threads take columns, so that the order of a sum does not depend on their number. */
 void dlm__column_sum(dlm_compute *compute, size_t rows, size_t N, const void *x, dlm_dtype type, float *sum) {
     const int team = dlm__team(rows * N, DLM_GRAIN);

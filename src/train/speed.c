@@ -188,7 +188,7 @@ static dlm_status sample(speed_work *w, dlm_error *err) {
 static dlm_status train(speed_work *w, dlm_error *err) {
     const dlm_train_options *o = &w->recipe;
     double loss;
-    memset(w->learner->gradients, 0, w->model->layout->total * sizeof(float));
+    dlm__clear(w->model->layout->total, w->learner->gradients);
     DLM_TRY(dlm__passes_loss(w->workspace, &w->network, w->passes_n, w->passes, w->ce, &loss,
                              w->learner->gradients, err));
     const dlm_update update = {.lr = o->lr,

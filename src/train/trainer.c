@@ -7,7 +7,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <string.h>
 
 /* ---- where the run is --------------------------------------------------------------------------------- */
 
@@ -55,7 +54,7 @@ static double seconds_left(const dlm_trainer *t) {
 
 /* Loss and gradients of this rank's share of the drawn batch. */
 static dlm_status differentiate(dlm_trainer *t, double *loss, dlm_error *err) {
-    memset(t->learner->gradients, 0, t->layout->total * sizeof(float));
+    dlm__clear(t->layout->total, t->learner->gradients);
     return dlm__passes_loss(t->workspace, &t->network, t->batch->n_micro, t->batch->micro, t->ce, loss,
                             t->learner->gradients, err);
 }

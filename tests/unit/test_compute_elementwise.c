@@ -129,6 +129,22 @@ TEST(conversions) {
     for_each_isa(conversions);
 }
 
+static void cleared(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain, (void)compute;
+    static const size_t sizes[] = {0, 1, 15, 17, 40001, 100000};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        buffer x = buffer_make(sizes[i], sizeof(float));
+        dlm__clear(sizes[i], x.x);
+        for (size_t k = 0; k < sizes[i]; k++)
+            if (!CHECK(((float *)x.x)[k] == 0)) break;
+        buffer_free(x);
+    }
+}
+
+TEST(clear) {
+    for_each_isa(cleared);
+}
+
 static void sums(dlm_compute *plain, dlm_compute *compute) {
     static const size_t shapes[][2] = {{0, 5}, {1, 1}, {7, 3}, {8, 16}, {9, 33}, {100, 60}, {301, 257}};
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
