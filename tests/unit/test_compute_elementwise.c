@@ -131,11 +131,11 @@ TEST(conversions) {
 
 static void cleared(dlm_compute *plain, dlm_compute *compute) {
     (void)plain, (void)compute;
-    static const size_t sizes[] = {0, 1, 15, 17, 40001, 100000};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        buffer x = buffer_make(sizes[i], sizeof(float));
-        dlm__clear(sizes[i], x.x);
-        for (size_t k = 0; k < sizes[i]; k++)
+    static const size_t counts[] = {0, 1, 15, 17, 40001, 100000};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        buffer x = buffer_make(counts[i], sizeof(float));
+        dlm__clear(counts[i], x.x);
+        for (size_t k = 0; k < counts[i]; k++)
             if (!CHECK(((float *)x.x)[k] == 0)) break;
         buffer_free(x);
     }
