@@ -20,6 +20,9 @@ check() {
     fi
 }
 
+# None stands in FILE; its lines are the offenders.
+none() { cat "$1"; [ ! -s "$1" ]; }
+
 finish() {
     echo "$passed passed, $failed failed"
     [ $failed = 0 ]

@@ -3,9 +3,6 @@
 # name of the static one starts with dlm_.
 . tests/script.sh
 
-# None stands in FILE; its lines are the offenders.
-none() { cat "$1"; [ ! -s "$1" ]; }
-
 tr '\n' ' ' < include/diffusionlm.h | grep -oE 'DLM_API [^;(]*\(' | grep -oE 'dlm_[a-z0-9_]+ *\($' | tr -d ' (' |
     sort -u > "$work/declared"
 nm -D --defined-only "$OUT"/libdiffusionlm.so | awk 'NF == 3 && $2 ~ /[A-Z]/ { print $3 }' | sort -u > "$work/exported"
