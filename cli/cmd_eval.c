@@ -63,8 +63,7 @@ static const option options[] = {
     OPTION_ROW(eval_settings, shared.json, .name = "json", .kind = OPTION_FLAG, .help = "print it as JSON"),
     {0}};
 
-/* ---- results ----------------------------------------------------------------------------------------------
- */
+/* ---- results ------------------------------------------------------------------------------------------ */
 
 /* Of the models, how many, and what was measured of each. curves: or NULL. */
 typedef struct findings {
@@ -97,8 +96,7 @@ static void print(const findings *all) {
     if (all->curve) print_curves(all->curves, all->n);
 }
 
-/* ---- the command ------------------------------------------------------------------------------------------
- */
+/* ---- the command -------------------------------------------------------------------------------------- */
 
 /* Windows that both models take, for their curves. */
 static size_t common_length(const findings *all, size_t given) {

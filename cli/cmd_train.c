@@ -197,8 +197,7 @@ static int check_usage(const train_settings *settings) {
     return EXIT_USAGE;
 }
 
-/* ---- from text files ------------------------------------------------------------------------------------
- */
+/* ---- from text files ---------------------------------------------------------------------------------- */
 
 /* Where there are shards, only what was asked for is looked at: the rest is as it was. */
 static dlm_train_text text_of(const train_settings *settings) {

@@ -6,8 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 
-/* ---- JSON ------------------------------------------------------------------------------------------------
- */
+/* ---- JSON --------------------------------------------------------------------------------------------- */
 
 static json_t *interval(const double bounds[2]) {
     return json_pack("[o, o]", json_number(bounds[0]), json_number(bounds[1]));
@@ -54,8 +53,7 @@ json_t *describe_difference(const dlm_eval_result *difference) {
     return object;
 }
 
-/* ---- table -----------------------------------------------------------------------------------------------
- */
+/* ---- table -------------------------------------------------------------------------------------------- */
 
 /* A standard error with its interval; sign: the interval is of a difference. */
 static void print_error(const char *label, const char *what, double error, const double bounds[2],

@@ -25,8 +25,7 @@ enum {
 static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7"};
 enum { COLOURS = sizeof colours / sizeof colours[0] };
 
-/* ---- text ------------------------------------------------------------------------------------------------
- */
+/* ---- text --------------------------------------------------------------------------------------------- */
 
 /* Bytes of the well-formed UTF-8 character at text, 0 where there is none. */
 static size_t character(const unsigned char *text, size_t n) {
@@ -74,8 +73,7 @@ static void write_name(FILE *to, const char *name) {
     write_escaped(to, name);
 }
 
-/* ---- axes ------------------------------------------------------------------------------------------------
- */
+/* ---- axes --------------------------------------------------------------------------------------------- */
 
 typedef struct axis {
     double min, max, step; /* ticks at multiples of step */
@@ -171,8 +169,7 @@ static void draw_axes(FILE *to, const plot *what, const axis *x, const axis *y) 
     (void)fputs("</text>\n", to);
 }
 
-/* ---- series ----------------------------------------------------------------------------------------------
- */
+/* ---- series ------------------------------------------------------------------------------------------- */
 
 static void draw_band(FILE *to, const plot_series *series, const char *colour, const axis *x, const axis *y) {
     for (size_t i = 0; i < series->n; i++)

@@ -249,9 +249,7 @@ DLM_API dlm_status dlm_hub_download(const char *repo, const dlm_hub_options *opt
                                     const char *const *files, size_t n, dlm_hub_files *got, dlm_error *err);
 DLM_API void dlm_hub_files_free(dlm_hub_files *files);
 
-/* ---- models
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- models ------------------------------------------------------------------------------------------- */
 
 typedef enum dlm_time { DLM_TIME_NONE, DLM_TIME_ADALN } dlm_time;                    /* "none", "adaln" */
 typedef enum dlm_position { DLM_POSITION_BOTH, DLM_POSITION_LEARNED } dlm_position;  /* "both", "learned" */
@@ -379,9 +377,7 @@ DLM_API dlm_convert_options dlm_convert_defaults(void);
 DLM_API dlm_status dlm_model_convert(const char *from, const char *to, const dlm_convert_options *options,
                                      dlm_error *err);
 
-/* ---- sampling
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- sampling ----------------------------------------------------------------------------------------- */
 
 /* Which masked positions a step reveals, docs/sampling.md has the laws and their sources. CONFIDENCE: those
  * of the largest probability; CONFIDENCE_WEIGHTED: drawn by it; RANDOM: uniformly; MARGIN: where the most
@@ -538,9 +534,7 @@ DLM_API size_t dlm_sample_length(const dlm_model *model, uint64_t seed, size_t i
 DLM_API dlm_status dlm_sample_text(const dlm_model *model, const int32_t *ids, size_t n, char **text,
                                    size_t *bytes, dlm_error *err);
 
-/* ---- templates
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- templates ---------------------------------------------------------------------------------------- */
 
 /* A text with blanks to fill in. Its fixed parts come back byte for byte in dlm_sample_text, and are encoded
  * as in running text: a space before a blank belongs to the blank, whose first token then has to begin with
@@ -613,9 +607,7 @@ DLM_API dlm_status dlm_fill(const dlm_model *model, const dlm_template *text, co
                             size_t first, size_t n, dlm_filled *filled, int32_t **ids, size_t *forwards,
                             dlm_error *err);
 
-/* ---- likelihood
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- likelihood --------------------------------------------------------------------------------------- */
 
 /* Whether the masks of a text are drawn one by one, or in pairs that together mask every token
  * (docs/likelihood.md).
@@ -818,9 +810,7 @@ DLM_API size_t dlm_ranks_threads(const dlm_ranks *ranks);
 /* *value becomes the largest of all ranks': so all learn of a signal, or wait for each other. */
 DLM_API dlm_status dlm_ranks_max(dlm_ranks *ranks, int *value, dlm_error *err);
 
-/* ---- training
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- training ----------------------------------------------------------------------------------------- */
 
 typedef enum dlm_optimizer { DLM_ADAMW, DLM_MUON } dlm_optimizer;
 typedef enum dlm_loss_weight {

@@ -39,8 +39,7 @@ static inline bool measure(const dlm_model *model, const dlm_likelihood_options 
     return ok;
 }
 
-/* ---- all masks of a window, by the public forward pass ---------------------------------------------------
- */
+/* ---- all masks of a window, by the public forward pass ------------------------------------------------ */
 
 enum { SMALL_V = 11, SMALL_L = 8, WINDOWS = 40 };
 

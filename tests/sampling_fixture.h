@@ -72,8 +72,7 @@ static inline dlm_model *random_model(size_t V, size_t L, dlm_time time, dlm_sch
     return model;
 }
 
-/* ---- the enumerable case: three positions, tokens 3, 4 and 5, and the mask --------------------------------
- */
+/* ---- the enumerable case: three positions, tokens 3, 4 and 5, and the mask ---------------------------- */
 
 enum {
     TINY_L = 3,

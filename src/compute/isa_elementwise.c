@@ -19,10 +19,9 @@ void KERNEL(from_bf16)(size_t n, const dlm_bf16 *x, float *y) {
     if (i < n) vf_store_part(y + i, vf_get_part(x, DLM_BF16, i, n - i), n - i);
 }
 
-/* ---- activations
- * --------------------------------------------------------------------------------------------------
- *
- * With u = sqrt(2/pi) (x + 0.044715 x^3) and e = exp(-2u), (1 + tanh u)/2 = 1/(1 + e) = s: GELU = x s, one
+/* ---- activations -------------------------------------------------------------------------------------- */
+
+/* With u = sqrt(2/pi) (x + 0.044715 x^3) and e = exp(-2u), (1 + tanh u)/2 = 1/(1 + e) = s: GELU = x s, one
  * exponential, no cancellation for negative u. The derivative is s + x s (1 - s) 2u', where s (1 - s) = e s s
  * does not cancel for positive u either.
  *

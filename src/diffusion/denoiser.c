@@ -62,8 +62,7 @@ static bool keeps_logits(const dlm_denoiser *d) {
     return d->options.certainty == DLM_CERTAINTY_ENTROPY;
 }
 
-/* ---- making one -----------------------------------------------------------------------------------------
- */
+/* ---- making one --------------------------------------------------------------------------------------- */
 
 static float *take_logits(dlm_denoiser *d, size_t rows) {
     size_t count;
@@ -159,8 +158,7 @@ size_t dlm__denoiser_passes(const dlm_denoiser *d) {
     return d->branches;
 }
 
-/* ---- rows of logits -------------------------------------------------------------------------------------
- */
+/* ---- rows of logits ----------------------------------------------------------------------------------- */
 
 /* Guidance, repetition penalty and bans of row r; keeps its logits where asked to. */
 static void adjust(void *context, size_t r) {
@@ -275,8 +273,7 @@ static void draw(void *context, size_t r) {
     }
 }
 
-/* ---- groups ---------------------------------------------------------------------------------------------
- */
+/* ---- groups ------------------------------------------------------------------------------------------- */
 
 /* The time that a sequence of L positions is at, `masked` of them masked. */
 static double time_of(const dlm_denoiser *d, size_t masked, size_t L) {

@@ -47,8 +47,7 @@ void dlm__penalise(float *logits, const int32_t *ids, size_t n, double penalty) 
     }
 }
 
-/* ---- sums and the largest --------------------------------------------------------------------------------
- */
+/* ---- sums and the largest ----------------------------------------------------------------------------- */
 
 /* Eight sums at a time do not wait for each other; the sum of each block lets a draw skip all blocks but one.
  */
@@ -123,8 +122,7 @@ double dlm__entropy(size_t V, const float *p, const float *logits, double scale)
     return entropy > 0 ? entropy : 0;
 }
 
-/* ---- truncation ------------------------------------------------------------------------------------------
- */
+/* ---- truncation --------------------------------------------------------------------------------------- */
 
 /* Where a truncation ends: all values above `value` stay, and of those equal to it the first `equal`. */
 typedef struct edge {
@@ -257,8 +255,7 @@ void dlm__truncate(const dlm_drawing *drawing, size_t V, float *p) {
     for (size_t i = 0; i < V; i++) p[i] = p[i] < least ? 0 : p[i];
 }
 
-/* ---- the draw --------------------------------------------------------------------------------------------
- */
+/* ---- the draw ----------------------------------------------------------------------------------------- */
 
 /* The first token with cumulative > u * total has a probability above 0. Rounding may make a block's tokens,
  * added one by one, less than their sum: then the last such token of the block is it; or u * total the total:

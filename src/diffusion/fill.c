@@ -40,8 +40,7 @@ static size_t *blanks_of(const fill *f, size_t candidate) {
     return f->blanks + candidate * f->text->n;
 }
 
-/* ---- lengths ----------------------------------------------------------------------------------------------
- */
+/* ---- lengths ------------------------------------------------------------------------------------------ */
 
 static bool is_open(const dlm_blank *blank) {
     return blank->most == 0;
@@ -115,9 +114,7 @@ static void choose_lengths(fill *f, size_t b) {
     if (all > f->tries && text->n > 0 && !is_open(&text->blanks[0])) spread_lengths(f, b);
 }
 
-/* ---- checks
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- checks ------------------------------------------------------------------------------------------- */
 
 static dlm_status check_length(const fill *f, dlm_error *err) {
     const dlm_template *text = f->text;
@@ -154,9 +151,7 @@ static dlm_status check_options(const fill *f, dlm_error *err) {
     return check_length(f, err);
 }
 
-/* ---- likelihoods
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- likelihoods -------------------------------------------------------------------------------------- */
 
 /* What counts of candidate c: up to its first end token. What stands behind that costs next to nothing for
  * each token, so it would make short texts look good. */
@@ -239,9 +234,7 @@ static dlm_status reserve_time(fill *f, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- candidates
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- candidates --------------------------------------------------------------------------------------- */
 
 static bool on_step(void *user, const dlm_sample_step *step) {
     fill *f = user;
@@ -305,9 +298,7 @@ static dlm_status sample_all(fill *f, dlm_error *err) {
     return f->stopped ? dlm__fail(err, DLM_CANCELLED, "stopped by the step callback") : DLM_OK;
 }
 
-/* ---- the choice
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- the choice --------------------------------------------------------------------------------------- */
 
 /* Of each text the best candidate, moved to the front of ids. */
 static dlm_status keep_best(fill *f, dlm_filled *filled, dlm_error *err) {
@@ -326,9 +317,7 @@ static dlm_status keep_best(fill *f, dlm_filled *filled, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- the call
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- the call ----------------------------------------------------------------------------------------- */
 
 static void layout(fill *f) {
     size_t lengths;

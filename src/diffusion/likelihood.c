@@ -29,8 +29,7 @@ struct dlm_likelihood {
     dlm_arena arena;
 };
 
-/* ---- what the masks gave ----------------------------------------------------------------------------------
- */
+/* ---- what the masks gave ------------------------------------------------------------------------------ */
 
 static void count(dlm_estimate *all, dlm_estimate *text, const dlm_score_tag *tag, dlm_draw_means means) {
     dlm__estimate_draw(all, tag->n, tag->n, tag->masked, means.all);
@@ -82,8 +81,7 @@ static void take(void *user, const dlm_score_tag *tag, double ce, double end) {
     if (l->options.paired != NULL) pair(l->options.paired, tag, means);
 }
 
-/* ---- create, free -----------------------------------------------------------------------------------------
- */
+/* ---- create, free ------------------------------------------------------------------------------------- */
 
 static void layout(dlm_likelihood *l) {
     l->held_ids = dlm__arena_take(&l->arena, l->options.longest, sizeof *l->held_ids);
@@ -143,8 +141,7 @@ void dlm__likelihood_free(dlm_likelihood *l) {
     free(l);
 }
 
-/* ---- masks ------------------------------------------------------------------------------------------------
- */
+/* ---- masks -------------------------------------------------------------------------------------------- */
 
 static dlm_status add_masked(dlm_likelihood *l, size_t window, size_t k, double t, unsigned flags,
                              dlm_error *err) {
@@ -212,8 +209,7 @@ dlm_status dlm__likelihood_add(dlm_likelihood *l, const dlm_scored *window, dlm_
     return DLM_OK;
 }
 
-/* ---- results ----------------------------------------------------------------------------------------------
- */
+/* ---- results ------------------------------------------------------------------------------------------ */
 
 dlm_bound dlm__bound(const dlm_estimate *estimate, bool exact, uint64_t tokens, uint64_t bytes) {
     const dlm_estimated e = dlm__estimate(estimate);

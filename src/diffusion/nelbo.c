@@ -33,8 +33,7 @@ double dlm__strata_error(const double *values, size_t n) {
     return sqrt(squares) / (double)n;
 }
 
-/* ---- one sequence after the other ------------------------------------------------------------------------
- */
+/* ---- one sequence after the other --------------------------------------------------------------------- */
 
 /* What the masks of the sequence at hand gave so far. Sequences are measured in their order, and so are the
  * masks of each. */
@@ -130,8 +129,7 @@ dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dl
     return status;
 }
 
-/* ---- the public call --------------------------------------------------------------------------------------
- */
+/* ---- the public call ---------------------------------------------------------------------------------- */
 
 static dlm_status check_options(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                                 dlm_mask_draws *draws, dlm_error *err) {

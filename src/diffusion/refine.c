@@ -36,9 +36,7 @@ static dlm_drawing drawing_of(const dlm_refine_options *o) {
     return drawing;
 }
 
-/* ---- how sure the model is of a text
- * ------------------------------------------------------------------------
- */
+/* ---- how sure the model is of a text ------------------------------------------------------------------ */
 
 /* What scoring needs. */
 typedef struct scores {
@@ -112,9 +110,7 @@ static dlm_status score_given(const char *isa, dlm_sampling *s, dlm_error *err) 
     return status;
 }
 
-/* ---- passes
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- passes ------------------------------------------------------------------------------------------- */
 
 /* Wants what is masked already, and every free position with probability frac. */
 static void want_randomly(dlm_sampling *s, double frac) {
@@ -201,9 +197,7 @@ static dlm_status refine_short(const char *isa, const dlm_model *model, const dl
     return status;
 }
 
-/* ---- long texts
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- long texts --------------------------------------------------------------------------------------- */
 
 /* Windows of which the middle part is refined, with half of the context on either side; at the ends of the
  * text more of it. */
@@ -246,9 +240,7 @@ static dlm_status refine_long(const char *isa, const dlm_model *model, const dlm
     return status;
 }
 
-/* ---- the call
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- the call ----------------------------------------------------------------------------------------- */
 
 /* One of the texts, when they are refined one by one. */
 typedef struct one_text {

@@ -66,8 +66,7 @@ dlm_drawing dlm__drawing_of(const dlm_sample_options *o) {
                          .allow_user = o->allow_user};
 }
 
-/* ---- steps of a sequence -------------------------------------------------------------------------------
- */
+/* ---- steps of a sequence ------------------------------------------------------------------------------ */
 
 static size_t length_of(const sampler *s, size_t b) {
     return s->state->offsets[b + 1] - s->state->offsets[b];
@@ -89,8 +88,7 @@ static double share_of(const sampler *s, size_t b, size_t step) {
     return fmin(fmax(share, s->clock_share), 1);
 }
 
-/* ---- predictor ------------------------------------------------------------------------------------------
- */
+/* ---- predictor ---------------------------------------------------------------------------------------- */
 
 /* The masked positions of sequence b; returns how many. */
 static size_t masked_candidates(sampler *s, size_t b) {
@@ -198,8 +196,7 @@ static dlm_status predictor(sampler *s, size_t step, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- corrector ------------------------------------------------------------------------------------------
- */
+/* ---- corrector ---------------------------------------------------------------------------------------- */
 
 static size_t committed_candidates(sampler *s, size_t b) {
     const dlm_sampling *state = s->state;
@@ -231,8 +228,7 @@ static dlm_status corrector(sampler *s, size_t step, dlm_error *err) {
     return dlm__sampling_resample(state, err);
 }
 
-/* ---- the steps ------------------------------------------------------------------------------------------
- */
+/* ---- the steps ---------------------------------------------------------------------------------------- */
 
 /* Is the time up? Else how far the clock will be when a step as long as the longest so far has been taken. */
 static bool out_of_time(sampler *s) {

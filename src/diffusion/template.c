@@ -11,8 +11,7 @@
  * so. */
 #define BLANK_MOST ((size_t)1000000000)
 
-/* ---- building ---------------------------------------------------------------------------------------------
- */
+/* ---- building ----------------------------------------------------------------------------------------- */
 
 typedef struct builder {
     dlm_template *made;
@@ -199,8 +198,7 @@ static dlm_status check_text(const char *name, const char *text, size_t bytes, d
     return dlm__fail(err, DLM_FORMAT, "the %s is not UTF-8 at byte %zu", name, valid);
 }
 
-/* ---- the syntax -------------------------------------------------------------------------------------------
- */
+/* ---- the syntax --------------------------------------------------------------------------------------- */
 
 static const char mark[] = "[MASK";
 enum { MARK = sizeof mark - 1 };
@@ -305,9 +303,7 @@ dlm_status dlm_template_parse(const dlm_model *model, const char *text, size_t b
     return end(&b, status, parsed);
 }
 
-/* ---- prompt and suffix
- * --------------------------------------------------------------------------------------
- */
+/* ---- prompt and suffix -------------------------------------------------------------------------------- */
 
 static dlm_status add_prompt(builder *b, const char *prompt, size_t bytes, bool *space, dlm_error *err) {
     size_t n = 0;
@@ -344,9 +340,7 @@ dlm_status dlm_template_around(const dlm_model *model, const char *prompt, size_
     return end(&b, status, made);
 }
 
-/* ---- positions
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- positions ---------------------------------------------------------------------------------------- */
 
 size_t dlm_template_blanks(const dlm_template *text, const dlm_blank **blanks) {
     if (blanks != NULL) *blanks = text->blanks;

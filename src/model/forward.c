@@ -7,8 +7,7 @@
 
 #include <string.h>
 
-/* ---- pieces that the other files of a pass use too ------------------------------------------------------
- */
+/* ---- pieces that the other files of a pass use too ---------------------------------------------------- */
 
 void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtype type) {
     size_t row = width * dlm__dtype_size(type);

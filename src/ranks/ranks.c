@@ -30,8 +30,7 @@ struct dlm_ranks {
 enum { SENDING = 0, RECEIVING = 2 };
 _Static_assert(RECEIVING + 2 <= DLM_WIRE_SLOTS, "a slot for each transfer");
 
-/* ---- open, close ------------------------------------------------------------------------------------------
- */
+/* ---- open, close -------------------------------------------------------------------------------------- */
 
 dlm_status dlm__ranks_create(dlm_wire *wire, dlm_ranks **ranks, dlm_error *err) {
     *ranks = NULL;
@@ -101,8 +100,7 @@ size_t dlm__wire_started(void) {
     return 1;
 }
 
-/* ---- transfers --------------------------------------------------------------------------------------------
- */
+/* ---- transfers ---------------------------------------------------------------------------------------- */
 
 /* Keeps the sentence of what went wrong on the wire: nothing is tried after that. */
 static dlm_status keep(dlm_ranks *ranks, dlm_status status, const dlm_error *why, dlm_error *err) {
@@ -144,8 +142,7 @@ static dlm_status check(const dlm_ranks *ranks, dlm_error *err) {
     return ranks->lost.status;
 }
 
-/* ---- small things -----------------------------------------------------------------------------------------
- */
+/* ---- small things ------------------------------------------------------------------------------------- */
 
 dlm_status dlm__ranks_exchange(dlm_ranks *ranks, const void *mine, size_t bytes, void *all, dlm_error *err) {
     const size_t N = dlm_ranks_size(ranks), r = dlm_ranks_rank(ranks);
@@ -246,8 +243,7 @@ dlm_status dlm__ranks_agree(dlm_ranks *ranks, dlm_status mine, dlm_error *err) {
     return dlm__fail(err, why.status, "on rank %zu of %zu: %s", first, dlm_ranks_size(ranks), why.message);
 }
 
-/* ---- blocks of floats -------------------------------------------------------------------------------------
- */
+/* ---- blocks of floats --------------------------------------------------------------------------------- */
 
 /* Walks through the pieces of one rank, chunk by chunk. */
 typedef struct cursor {

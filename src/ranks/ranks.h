@@ -19,8 +19,7 @@ dlm_status dlm__ranks_create(struct dlm_wire *wire, dlm_ranks **ranks, dlm_error
 /* Whether a rank is gone. */
 bool dlm__ranks_lost(const dlm_ranks *ranks);
 
-/* ---- small things ---------------------------------------------------------------------------------------
- */
+/* ---- small things ------------------------------------------------------------------------------------- */
 
 /* Every rank's `bytes` bytes, one behind the other in `all` by rank. At most DLM_EXCHANGE bytes. */
 enum { DLM_EXCHANGE = 64 };
@@ -32,8 +31,7 @@ dlm_status dlm__ranks_agree(dlm_ranks *ranks, dlm_status mine, dlm_error *err);
 /* Rank 0's n bytes for all. */
 dlm_status dlm__ranks_share(dlm_ranks *ranks, void *bytes, size_t n, dlm_error *err);
 
-/* ---- blocks of floats -------------------------------------------------------------------------------------
- */
+/* ---- blocks of floats --------------------------------------------------------------------------------- */
 
 /* A stretch of a block, and the rank that owns it. */
 typedef struct dlm_piece {

@@ -45,8 +45,7 @@ static mpi_wire *own(dlm_wire *wire) {
     return (mpi_wire *)wire;
 }
 
-/* ---- failures ---------------------------------------------------------------------------------------------
- */
+/* ---- failures ----------------------------------------------------------------------------------------- */
 
 static dlm_status fail_mpi(const mpi_wire *w, size_t peer, int code, dlm_error *err) {
     char reason[MPI_MAX_ERROR_STRING];
@@ -67,8 +66,7 @@ static dlm_status look(const mpi_wire *w, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- transfers --------------------------------------------------------------------------------------------
- */
+/* ---- transfers ---------------------------------------------------------------------------------------- */
 
 static dlm_status wire_send(dlm_wire *wire, size_t slot, size_t to, const void *bytes, size_t n,
                             dlm_error *err) {
@@ -119,8 +117,7 @@ static void wire_close(dlm_wire *wire, bool lost) {
 
 static const dlm_wire_calls calls = {wire_send, wire_receive, wire_wait, wire_close};
 
-/* ---- who is there -----------------------------------------------------------------------------------------
- */
+/* ---- who is there ------------------------------------------------------------------------------------- */
 
 /* A hash of a small file of /proc, or of one line of it; 0 where it cannot be read. */
 static uint64_t hash_of(const char *path, const char *line) {
@@ -166,8 +163,7 @@ static dlm_status meet(mpi_wire *w, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- opening ----------------------------------------------------------------------------------------------
- */
+/* ---- opening ------------------------------------------------------------------------------------------ */
 
 static dlm_status begin_mpi(bool *began, dlm_error *err) {
     int begun = 0, ended = 0, level;

@@ -152,8 +152,7 @@ static void corrupt_original(dlm_global_batch *batch, dlm_rng *rng, dlm_drawn *d
     drawn->scale = drawn->masked == 0 ? 0 : weight / ((double)drawn->masked * (double)o->sequences);
 }
 
-/* ---- lengths, and whose sequence each is ----------------------------------------------------------------
- */
+/* ---- lengths, and whose sequence each is -------------------------------------------------------------- */
 
 static void draw_lengths(dlm_global_batch *batch, uint64_t step) {
     const dlm_batch_options *o = &batch->options;
@@ -200,8 +199,7 @@ static void share_out(dlm_global_batch *batch) {
     }
 }
 
-/* ---- the passes -----------------------------------------------------------------------------------------
- */
+/* ---- the passes --------------------------------------------------------------------------------------- */
 
 /* Appends the ids of a sequence, corrupted, and its masked rows. */
 static void append(dlm_global_batch *batch, filled *at, const dlm_window *window, const dlm_drawn *drawn) {

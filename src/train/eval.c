@@ -12,8 +12,7 @@ dlm_eval_options dlm_eval_defaults(void) {
     return (dlm_eval_options){.seed = 1, .draws = 2};
 }
 
-/* ---- windows of a corpus ----------------------------------------------------------------------------------
- */
+/* ---- windows of a corpus ------------------------------------------------------------------------------ */
 
 /* How far an evaluation is; `after_pass` reports it, and so does its end. */
 typedef struct course {
@@ -147,8 +146,7 @@ dlm_status dlm__eval_windows(const dlm_network *network, dlm_compute *compute, i
     return finish(&c, status, err);
 }
 
-/* ---- one model --------------------------------------------------------------------------------------------
- */
+/* ---- one model ---------------------------------------------------------------------------------------- */
 
 static dlm_status check(const dlm_model *model, const dlm_data *data, const dlm_eval_options *options,
                         dlm_error *err) {
@@ -222,8 +220,7 @@ dlm_status dlm_eval(const dlm_model *model, const dlm_data *data, const dlm_eval
     return status;
 }
 
-/* ---- the curve --------------------------------------------------------------------------------------------
- */
+/* ---- the curve ---------------------------------------------------------------------------------------- */
 
 static dlm_status measure_curve(const dlm_model *model, dlm_compute *compute, const dlm_data *data,
                                 const dlm_windows *windows, const dlm_eval_options *options, size_t n,
@@ -265,8 +262,7 @@ dlm_status dlm_eval_curve(const dlm_model *model, const dlm_data *data, const dl
     return status;
 }
 
-/* ---- two models -------------------------------------------------------------------------------------------
- */
+/* ---- two models --------------------------------------------------------------------------------------- */
 
 static dlm_status check_pair(const dlm_model *first, const dlm_model *second, dlm_error *err) {
     const dlm_config *a = &first->layout->config, *b = &second->layout->config;

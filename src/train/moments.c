@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- which tensors there are ------------------------------------------------------------------------------
- */
+/* ---- which tensors there are -------------------------------------------------------------------------- */
 
 /* One tensor of the file. */
 typedef struct moment {
@@ -57,8 +56,7 @@ static void moments_free(moments *list) {
     free(list->entries);
 }
 
-/* ---- where they are ---------------------------------------------------------------------------------------
- */
+/* ---- where they are ----------------------------------------------------------------------------------- */
 
 /* The part of a parameter that lies in a piece: n floats, from `first` of the blocks on; none: n is 0. */
 typedef struct part {
@@ -98,8 +96,7 @@ float *dlm__learner_moment(const dlm_learner *learner, size_t i, bool second) {
     return second && dlm__muon_takes(m.param, learner->optimizer) ? NULL : whole(learner, m);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------------
- */
+/* ---- writing ------------------------------------------------------------------------------------------ */
 
 /* All parts of a moment come to learner->tensor of rank 0. */
 static dlm_status gather(const dlm_learner *learner, moment m, dlm_error *err) {
@@ -158,8 +155,7 @@ dlm_status dlm__moments_serve(const dlm_learner *learner, dlm_error *err) {
     }
 }
 
-/* ---- reading ----------------------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------------------------------------ */
 
 static dlm_status check_shape(const dlm_safetensors *file, const dlm_st_entry *entry, dlm_error *err) {
     const char *path = dlm__safetensors_path(file);

@@ -18,8 +18,7 @@ static bool is_own(const dlm_learner *learner, size_t piece) {
     return learner->pieces.list[piece].rank == dlm_ranks_rank(learner->ranks);
 }
 
-/* ---- create, free -----------------------------------------------------------------------------------------
- */
+/* ---- create, free ------------------------------------------------------------------------------------- */
 
 /* The largest scratch that Muon needs for a matrix of this rank. */
 static size_t largest_scratch(const dlm_learner *learner, const dlm_compute *compute) {
@@ -101,8 +100,7 @@ void dlm__learner_free(dlm_learner *learner) {
     free(learner);
 }
 
-/* ---- the average ------------------------------------------------------------------------------------------
- */
+/* ---- the average -------------------------------------------------------------------------------------- */
 
 void dlm__learner_begin(dlm_learner *learner) {
     for (size_t i = 0; i < learner->pieces.n; i++) {
@@ -123,8 +121,7 @@ dlm_status dlm__learner_average(const dlm_learner *learner, float *block, dlm_er
     return dlm__ranks_collect(learner->ranks, block, pieces->list, pieces->n, err);
 }
 
-/* ---- an update --------------------------------------------------------------------------------------------
- */
+/* ---- an update ---------------------------------------------------------------------------------------- */
 
 /* Neighbouring pieces in one sum, all of them without other ranks. */
 static double own_squares(const dlm_learner *learner, dlm_compute *compute) {
@@ -194,8 +191,7 @@ dlm_status dlm__learner_collect(dlm_learner *learner, dlm_status mine, dlm_error
     return dlm__ranks_collect(learner->ranks, learner->params, learner->pieces.list, learner->pieces.n, err);
 }
 
-/* ---- schedules --------------------------------------------------------------------------------------------
- */
+/* ---- schedules ---------------------------------------------------------------------------------------- */
 
 double dlm__lr_multiplier(uint64_t step, uint64_t warmup, double min_ratio, double progress) {
     if (step < warmup) return (double)step / (double)warmup;

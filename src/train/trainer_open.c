@@ -234,8 +234,7 @@ static dlm_status resolve(dlm_trainer *t, dlm_error *err) {
     return DLM_OK;
 }
 
-/* ---- opening: together ----------------------------------------------------------------------------------
- */
+/* ---- opening: together -------------------------------------------------------------------------------- */
 
 static dlm_status same_content(const char *what, const dlm_train_source *first, const dlm_train_source *mine,
                                dlm_error *err) {

@@ -350,8 +350,7 @@ TEST(draws_depend_on_the_step_alone) {
     close_source(&s);
 }
 
-/* ---- shares of ranks --------------------------------------------------------------------------------------
- */
+/* ---- shares of ranks ---------------------------------------------------------------------------------- */
 
 /* The masked rows of a sequence in its order: weights and targets, wherever in the passes it is. */
 static size_t rows_of(const dlm_global_batch *batch, size_t which, float *weights, int32_t *targets) {

@@ -48,7 +48,7 @@ TEST(adamw) {
     for_each_isa(adamw);
 }
 
-/* ---- Muon by spec 4 in double, transposed where it says so */
+/* ---- Muon by spec 4 in double, transposed where it says so -------------------------------------------- */
 
 static void newton_schulz(size_t rows, size_t columns, double *x) {
     double *A = malloc(rows * rows * sizeof *A), *B = malloc(rows * rows * sizeof *B);

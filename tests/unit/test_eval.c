@@ -305,8 +305,7 @@ TEST(what_it_refuses) {
     dlm_data_close(data);
 }
 
-/* ---- two models -------------------------------------------------------------------------------------------
- */
+/* ---- two models --------------------------------------------------------------------------------------- */
 
 /* The difference is that of the results, which are those of each alone, and over many seeds it is spread as
  * its standard error says, which is less than what both errors apart would give. */

@@ -6,8 +6,7 @@
 
 enum { LIKELY_L = 9 };
 
-/* ---- PyTorch --------------------------------------------------------------------------------------------
- */
+/* ---- PyTorch ------------------------------------------------------------------------------------------ */
 
 static void check_fixture(const char *folder, const json_t *all, const char *schedule_name, int schedule) {
     dlm_model *model = scaled_model(folder, json_number_value(json_object_get(all, "head_scale")), schedule);

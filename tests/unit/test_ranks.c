@@ -39,8 +39,7 @@ static void on_all(rank_body body, void *context) {
     body(context, NULL, NULL);
 }
 
-/* ---- small things -----------------------------------------------------------------------------------------
- */
+/* ---- small things ------------------------------------------------------------------------------------- */
 
 static void small_things(void *context, dlm_ranks *ranks, thread_meeting *meeting) {
     (void)context;
@@ -115,8 +114,7 @@ TEST(the_first_failure_is_that_of_all) {
     on_all(failing, NULL);
 }
 
-/* ---- blocks
- * ------------------------------------------------------------------------------------------------- */
+/* ---- blocks ------------------------------------------------------------------------------------------- */
 
 enum { PIECES = 23 };
 
@@ -201,8 +199,7 @@ TEST(rank_0_gets_what_is_brought) {
     on_all(brought, NULL);
 }
 
-/* ---- a rank that is gone
- * ------------------------------------------------------------------------------------ */
+/* ---- a rank that is gone ------------------------------------------------------------------------------ */
 
 static void losing(void *context, dlm_ranks *ranks, thread_meeting *meeting) {
     (void)context;
@@ -234,8 +231,7 @@ TEST(a_rank_that_is_gone) {
     on_ranks(4, losing, NULL);
 }
 
-/* ---- pieces
- * ------------------------------------------------------------------------------------------------- */
+/* ---- pieces ------------------------------------------------------------------------------------------- */
 
 static dlm_layout *layout_of(dlm_time time, size_t C, size_t depth, size_t V) {
     const dlm_config config = {.vocab_size = V,
@@ -325,8 +321,7 @@ TEST(nothing_is_cut_for_one_rank) {
     dlm__layout_free(layout);
 }
 
-/* ---- one of several that cannot join
- * ------------------------------------------------------------------------ */
+/* ---- one of several that cannot join ------------------------------------------------------------------ */
 
 TEST(how_many_were_started) {
     if (getenv("OMPI_COMM_WORLD_SIZE") != NULL) SKIP("this is started by mpirun");

@@ -149,8 +149,7 @@ static void check_near(const char *a, const char *b, const allowance *allow) {
     free(q);
 }
 
-/* ---- the same as one
- * ---------------------------------------------------------------------------------------- */
+/* ---- the same as one ---------------------------------------------------------------------------------- */
 
 typedef struct kind {
     dlm_recipe recipe;
@@ -242,8 +241,7 @@ TEST(one_rank_is_no_rank) {
         check_same_file(in_checkpoint(o.run, STEPS, files[i]), in_checkpoint(first, STEPS, files[i]));
 }
 
-/* ---- resuming
- * ------------------------------------------------------------------------------------------------- */
+/* ---- resuming ----------------------------------------------------------------------------------------- */
 
 /* As many again: the bytes of a run that was not stopped. Others: its losses, within rounding. */
 TEST(any_number_goes_on) {
@@ -274,8 +272,7 @@ TEST(any_number_goes_on) {
     }
 }
 
-/* ---- what is refused
- * ------------------------------------------------------------------------------------------ */
+/* ---- what is refused ---------------------------------------------------------------------------------- */
 
 static void check_refused(size_t ranks, trial *t, dlm_status status, const char *text) {
     on_ranks(ranks, take_part, t);
@@ -346,8 +343,7 @@ TEST(a_run_that_a_rank_does_not_see) {
     check_refused(2, &t, DLM_MISMATCH, "is not the folder of rank 0: its run is at step 5, here at 0");
 }
 
-/* ---- what goes wrong
- * -------------------------------------------------------------------------------------------- */
+/* ---- what goes wrong ---------------------------------------------------------------------------------- */
 
 static void poison(dlm_trainer *trainer, size_t rank) {
     if (rank == 1) trainer->learner->params[trainer->layout->final_b] = NAN;
@@ -436,8 +432,7 @@ TEST(a_rank_that_dies) {
     }
 }
 
-/* ---- the clock
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the clock ---------------------------------------------------------------------------------------- */
 
 static void wrong_clock(dlm_trainer *trainer, size_t rank) {
     trainer->started -= rank == 1 ? 1000 : 0; /* rank 1 believes that the time is over */

@@ -104,8 +104,7 @@ TEST(law) {
     dlm_model_free(model);
 }
 
-/* ---- by low confidence -----------------------------------------------------------------------------------
- */
+/* ---- by low confidence -------------------------------------------------------------------------------- */
 
 /* All that `passes` more passes make of ids, the k least confident of whose free positions are masked each
  * time; confidence (TINY_L) of each. */
@@ -254,8 +253,7 @@ TEST(scores_of_given_tokens) {
     dlm_model_free(model);
 }
 
-/* ---- allowed tokens, long texts
- * ---------------------------------------------------------------------------- */
+/* ---- allowed tokens, long texts ----------------------------------------------------------------------- */
 
 static void only_nine(void *user, size_t sequence, size_t position, const int32_t *ids, uint8_t *allowed) {
     const int32_t *const *texts = user;

@@ -165,8 +165,7 @@ TEST(context_is_what_is_seen) {
     dlm_model_free(model);
 }
 
-/* ---- callbacks
- * --------------------------------------------------------------------------------------------- */
+/* ---- callbacks ---------------------------------------------------------------------------------------- */
 
 typedef struct watcher {
     size_t calls, step, forwards, masked, stop_at;

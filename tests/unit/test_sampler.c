@@ -80,8 +80,7 @@ TEST(greedy_frames_as_in_pytorch) {
     }
 }
 
-/* ---- how many positions each step reveals ---------------------------------------------------------------
- */
+/* ---- how many positions each step reveals ------------------------------------------------------------- */
 
 static bool count_revealed(void *user, const dlm_sample_step *step) {
     size_t *masked = user;
@@ -153,8 +152,7 @@ TEST(reveals_per_step) {
     dlm_model_free(model);
 }
 
-/* ---- exact laws ------------------------------------------------------------------------------------------
- */
+/* ---- exact laws --------------------------------------------------------------------------------------- */
 
 typedef struct walk {
     const dlm_sample_options *options;

@@ -5,8 +5,7 @@
 
 #include "diffusion/sampler.h"
 
-/* ---- many sequences at once ------------------------------------------------------------------------------
- */
+/* ---- many sequences at once --------------------------------------------------------------------------- */
 
 enum { MANY = 400, MANY_LONGEST = 12 };
 
@@ -144,8 +143,7 @@ TEST(passes_end_with_the_longest_sequence) {
     dlm_model_free(model);
 }
 
-/* ---- banned ids -------------------------------------------------------------------------------------------
- */
+/* ---- banned ids --------------------------------------------------------------------------------------- */
 
 TEST(banned_ids_are_never_drawn) {
     static many m;
@@ -172,8 +170,7 @@ TEST(banned_ids_are_never_drawn) {
     dlm_model_free(model);
 }
 
-/* ---- the step callback ------------------------------------------------------------------------------------
- */
+/* ---- the step callback -------------------------------------------------------------------------------- */
 
 typedef struct script {
     size_t calls, stop_at, last_step, last_steps;
@@ -291,8 +288,7 @@ TEST(callback_sees_stops_and_changes) {
     dlm_model_free(model);
 }
 
-/* ---- wrong arguments --------------------------------------------------------------------------------------
- */
+/* ---- wrong arguments ---------------------------------------------------------------------------------- */
 
 static void check_refused(const dlm_model *model, dlm_sample_options options, const char *says) {
     size_t L = 4;

@@ -33,8 +33,7 @@ static double remasking(const dlm_sample_options *o, double t, double m, double 
     return 0;
 }
 
-/* ---- exact laws ------------------------------------------------------------------------------------------
- */
+/* ---- exact laws --------------------------------------------------------------------------------------- */
 
 typedef struct walk {
     const dlm_model *model;
@@ -226,8 +225,7 @@ TEST(law_of_remasking) {
     dlm_model_free(model);
 }
 
-/* ---- marginals -------------------------------------------------------------------------------------------
- */
+/* ---- marginals ---------------------------------------------------------------------------------------- */
 
 enum { MANY = 600, LONG = 40, STEPS = 20 };
 
@@ -308,8 +306,7 @@ TEST(marginals_of_remasking) {
     }
 }
 
-/* ---- first hitting ---------------------------------------------------------------------------------------
- */
+/* ---- first hitting ------------------------------------------------------------------------------------ */
 
 /* Uniform orders, one position at a time, through the table of a model that is not told the time. */
 static void any_order(const tiny_table *table, const int32_t ids[TINY_L], double probability,
@@ -447,8 +444,7 @@ TEST(hitting_times_have_their_law) {
     dlm_model_free(model);
 }
 
-/* ---- a limit of time -------------------------------------------------------------------------------------
- */
+/* ---- a limit of time ---------------------------------------------------------------------------------- */
 
 typedef struct pace {
     size_t calls, masked_last;

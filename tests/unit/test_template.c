@@ -241,8 +241,7 @@ TEST(text_that_a_tokenizer_cannot_write) {
     dlm_model_free(model);
 }
 
-/* ---- positions -------------------------------------------------------------------------------------------
- */
+/* ---- positions ---------------------------------------------------------------------------------------- */
 
 TEST(layout_and_allowed_tokens) {
     dlm_model *model = model_with_tokenizer("stories_1024", 64, true, 0, NULL);
@@ -282,8 +281,7 @@ TEST(layout_and_allowed_tokens) {
     dlm_model_free(model);
 }
 
-/* ---- fixed text comes back
- * ----------------------------------------------------------------------------------- */
+/* ---- fixed text comes back ---------------------------------------------------------------------------- */
 
 typedef struct parts {
     char bytes[12][400];
