@@ -237,10 +237,15 @@ TEST_SCRIPTS := $(if $(filter release,$(MODE)),$(SCRIPTS))
 TEST_ENVIRONMENT = GOLDEN='$(abspath $(GOLDEN))' SHARED='$(abspath $(SHARED))' PROGRAM='$(abspath $(PROGRAM))' \
     OUT='$(abspath $(OUT))' CC='$(CC)' MAKE='$(MAKE)' BACKEND='$(BACKEND)' MODE='$(MODE)' MPI='$(MPI)' LDLIBS='$(LDLIBS)'
 
+# UNITS=forward,int8: only these of tests/unit.
+UNITS ?=
+comma := ,
+TESTS := $(if $(UNITS),$(patsubst %,$(OUT)/tests/unit/test_%,$(subst $(comma), ,$(UNITS))),$(UNIT_TESTS) $(REPLAYS))
+
 .PHONY: test asan
-test: all $(UNIT_TESTS) $(REPLAYS) $(GOLDEN_STAMP)
+test: all $(TESTS) $(GOLDEN_STAMP)
 	@[ -d '$(GOLDEN)' ] || { echo "GOLDEN is '$(GOLDEN)', which is no folder" >&2; exit 1; }
-	@$(TEST_ENVIRONMENT) tests/run.sh $(UNIT_TESTS) $(REPLAYS) $(TEST_SCRIPTS)
+	@$(TEST_ENVIRONMENT) tests/run.sh $(TESTS) $(TEST_SCRIPTS)
 
 asan:
 	@$(MAKE) --no-print-directory MODE=asan test
