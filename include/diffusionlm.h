@@ -701,6 +701,7 @@ DLM_API dlm_nelbo_options dlm_nelbo_defaults(void);
 DLM_API dlm_status dlm_nelbo(const dlm_model *model, const dlm_nelbo_options *options, size_t n,
                              const size_t *lengths, const int32_t *ids, double *nats, double *standard_errors,
                              dlm_error *err);
+
 /* ---- statistics of texts ------------------------------------------------------------------------------ */
 
 /* Texts as token ids, packed. */

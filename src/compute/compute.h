@@ -159,8 +159,6 @@ void dlm__silu_backward(dlm_compute *compute, size_t n, const float *x, const fl
 void dlm__column_sum(dlm_compute *compute, size_t rows, size_t N, const void *x, dlm_dtype type, float *sum);
 /* x (n) = 0, by all threads: gradients are too many for one. */
 void dlm__clear(size_t n, float *x);
-/* y += x, n elements. */
-void dlm__add(dlm_compute *compute, size_t n, const float *x, float *y);
 /* Conversions of n elements; from and to float32. */
 void dlm__to_type(dlm_compute *compute, size_t n, const float *x, void *y, dlm_dtype type);
 void dlm__from_bf16(dlm_compute *compute, size_t n, const dlm_bf16 *x, float *y);

@@ -44,15 +44,6 @@ void dlm__silu_backward(dlm_compute *compute, size_t n, const float *x, const fl
     }
 }
 
-void dlm__add(dlm_compute *compute, size_t n, const float *x, float *y) {
-    const int team = dlm__team(n, DLM_GRAIN);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (int part = 0; part < team; part++) {
-        const dlm_range r = dlm__part(n, DLM_LANES, part, team);
-        compute->kernels->add(r.last - r.first, x + r.first, y + r.first, y + r.first);
-    }
-}
-
 void dlm__to_type(dlm_compute *compute, size_t n, const float *x, void *y, dlm_dtype type) {
     const int team = dlm__team(n, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)

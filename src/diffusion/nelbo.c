@@ -108,27 +108,6 @@ static dlm_status add_all_masks(dlm_masked_score *score, dlm_schedule schedule, 
     return DLM_OK;
 }
 
-dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
-                            int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err) {
-    if (n == 0 || n > DLM_NELBO_EXACT_LIMIT)
-        return dlm__fail(err, DLM_ARGUMENT, "all masks of %zu positions: the exact NELBO takes 1 to %zu", n,
-                         DLM_NELBO_EXACT_LIMIT);
-    gathered g = {.exact = true, .nats = nats};
-    const dlm_masked_scoring scoring = {.network = network,
-                                        .compute = compute,
-                                        .mask_id = mask_id,
-                                        .longest = n,
-                                        .all = n << n,
-                                        .take = take,
-                                        .user = &g};
-    dlm_masked_score *score;
-    DLM_TRY(dlm__masked_score_create(&scoring, &score, err));
-    dlm_status status = add_all_masks(score, schedule, 0, ids, n, err);
-    if (status == DLM_OK) status = dlm__masked_score_flush(score, err);
-    dlm__masked_score_free(score);
-    return status;
-}
-
 /* ---- the public call ---------------------------------------------------------------------------------- */
 
 static dlm_status check_options(const dlm_model *model, const dlm_nelbo_options *options, size_t n,

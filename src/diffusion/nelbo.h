@@ -15,11 +15,6 @@ typedef struct dlm_by_count {
 /* The mean over k = 1 .. n of the means; empties counts. */
 double dlm__by_count_mean(dlm_by_count *counts, size_t n);
 
-/* NELBO in nats of the n ids (1 .. DLM_NELBO_EXACT_LIMIT) by enumeration of all 2^n - 1 masks:
- * n E_{k uniform on 1..n} E_{k masked} mean cross-entropy, at t = sigma^-1(k/n). */
-dlm_status dlm__nelbo_exact(const dlm_network *network, dlm_compute *compute, dlm_schedule schedule,
-                            int32_t mask_id, const int32_t *ids, size_t n, double *nats, dlm_error *err);
-
 /* dlm_nelbo, in which sequence b gets the masks that sequence streams[b] would; equal streams and lengths,
  * equal masks. streams: (n), or NULL for each sequence's own. */
 dlm_status dlm__nelbo(const dlm_model *model, const dlm_nelbo_options *options, const size_t *streams,

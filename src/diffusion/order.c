@@ -158,7 +158,7 @@ static void choose_within(dlm_choice *c, size_t n, double bound) {
 /* How many of the n that are masked. */
 static size_t reveal_count(const dlm_sample_options *o, size_t L, double share, size_t n) {
     const size_t most = o->reveals_per_step;
-    if (most == 0) return dlm__reveal_count_at(o->reveal, L, share, L - n);
+    if (most == 0) return dlm__reveal_count(o->reveal, L, share, L - n);
     return share >= 1 || n < most ? n : most;
 }
 

@@ -47,12 +47,7 @@ double dlm__loss_weight(dlm_loss_weight weight, dlm_schedule schedule, double t)
     return 0;
 }
 
-size_t dlm__reveal_count(dlm_reveal reveal, size_t L, size_t steps, size_t i, size_t revealed) {
-    assert(i < steps);
-    return dlm__reveal_count_at(reveal, L, (double)(i + 1) / (double)steps, revealed);
-}
-
-size_t dlm__reveal_count_at(dlm_reveal reveal, size_t L, double r, size_t revealed) {
+size_t dlm__reveal_count(dlm_reveal reveal, size_t L, double r, size_t revealed) {
     assert(revealed <= L);
     const double target = (double)L * (reveal == DLM_REVEAL_LINEAR ? r : 1.0 - cos(HALF_PI * r));
     const double k = rint(target - (double)revealed); /* half to even, in the default rounding mode */

@@ -24,11 +24,10 @@ double dlm__sigma_exact_inverse(dlm_schedule schedule, double sigma);
 /* Weight on a sequence's mean cross-entropy over its masked positions (spec 3 and 9.1). */
 double dlm__loss_weight(dlm_loss_weight weight, dlm_schedule schedule, double t);
 
-/* Positions that the next step reveals: L positions in all, `revealed` so far, step i = 0 .. steps - 1; at
- * least 1, at most what is left (spec 6; half rounds to even, in double). */
-size_t dlm__reveal_count(dlm_reveal reveal, size_t L, size_t steps, size_t i, size_t revealed);
-/* The same at the share r = (i + 1)/steps of the run, which may be any in (0, 1]. */
-size_t dlm__reveal_count_at(dlm_reveal reveal, size_t L, double r, size_t revealed);
+/* Positions that the next step reveals: L positions in all, `revealed` so far, r in (0, 1] the share of the
+ * run that is over with it, (i + 1)/steps for step i = 0 .. steps - 1; at least 1, at most what is left (spec
+ * 6; half rounds to even, in double). */
+size_t dlm__reveal_count(dlm_reveal reveal, size_t L, double r, size_t revealed);
 
 /* Marks exactly k of n positions, uniformly at random: masked (n) gets 1 or 0. order (n) is scratch. */
 void dlm__mask_exactly(dlm_rng *rng, size_t n, size_t k, uint8_t *masked, uint32_t *order);

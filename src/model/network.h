@@ -139,11 +139,6 @@ dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const
                      const int32_t *targets, const float *weight, float *ce, double *loss, float *gradients,
                      dlm_error *err);
 
-/* State h (T,C) before block i (0 .. depth; depth is behind the last) of the last pass, and c (S,C) where the
- * model has it (NULL otherwise): for tests, with a training workspace; the last state with a whole one. */
-const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i);
-const float *dlm__workspace_condition(const dlm_workspace *workspace);
-
 /* Makes the 8-bit matrices from the float32 block, whose memory in their places is given back (int8.c). */
 dlm_status dlm__network_quantise(dlm_compute *compute, dlm_network *network, dlm_error *err);
 /* The values of parameter i: those that integers stand for are made once. Any thread may ask. */

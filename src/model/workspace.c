@@ -196,11 +196,3 @@ void dlm__workspace_free(dlm_workspace *workspace) {
     free(workspace->layers);
     free(workspace);
 }
-
-const float *dlm__workspace_state(const dlm_workspace *workspace, size_t i) {
-    return workspace->layers[i].h;
-}
-
-const float *dlm__workspace_condition(const dlm_workspace *workspace) {
-    return workspace->c;
-}

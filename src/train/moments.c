@@ -91,11 +91,6 @@ static float *whole(const dlm_learner *learner, moment m) {
     return NULL;
 }
 
-float *dlm__learner_moment(const dlm_learner *learner, size_t i, bool second) {
-    const moment m = {.param = &learner->layout->params[i], .second = second};
-    return second && dlm__muon_takes(m.param, learner->optimizer) ? NULL : whole(learner, m);
-}
-
 /* ---- writing ------------------------------------------------------------------------------------------ */
 
 /* All parts of a moment come to learner->tensor of rank 0. */

@@ -39,10 +39,6 @@ dlm_status dlm__learner_create(const dlm_layout *layout, const dlm_compute *comp
                                dlm_dtype muon_type, dlm_ranks *ranks, dlm_learner **learner, dlm_error *err);
 void dlm__learner_free(dlm_learner *learner);
 
-/* The first or second moments of parameter i; NULL where there are none, or this rank has not all of them in
- * one piece. (moments.c) */
-float *dlm__learner_moment(const dlm_learner *learner, size_t i, bool second);
-
 /* The average becomes the weights. */
 void dlm__learner_begin(dlm_learner *learner);
 /* The whole average of all ranks into a block (total floats). */

@@ -236,7 +236,3 @@ void dlm__events_close(dlm_events *events) {
     free(events->path);
     free(events);
 }
-
-const char *dlm__events_path(const dlm_events *events) {
-    return events->path;
-}

@@ -10,7 +10,6 @@ typedef struct dlm_events dlm_events;
  * what they hold of steps >= first_step no longer counts. */
 dlm_status dlm__events_create(const char *dir, uint64_t first_step, dlm_events **events, dlm_error *err);
 void dlm__events_close(dlm_events *events); /* accepts NULL */
-const char *dlm__events_path(const dlm_events *events);
 
 /* One event each, in the file when the call returns. */
 typedef struct dlm_scalar {

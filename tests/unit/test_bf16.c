@@ -33,6 +33,8 @@
  * side that something was rounded, and that what must stay float32 did. */
 #include "network_fixture.h"
 
+#include "model/pass.h"
+
 #define UNIT (1.0 / 256)
 
 static double bound(double count) {
@@ -98,17 +100,16 @@ static void free_outcome(outcome *o) {
 
 static void check_states(const outcome *full, const outcome *half, size_t T, size_t S) {
     size_t C = full->model->layout->config.hidden_size, depth = full->model->layout->config.depth;
-    CHECK_MEM_EQ(dlm__workspace_state(half->workspace, 0), dlm__workspace_state(full->workspace, 0),
-                 T * C * sizeof(float));
+    CHECK_MEM_EQ(half->workspace->layers[0].h, full->workspace->layers[0].h, T * C * sizeof(float));
     for (size_t i = 1; i <= depth; i++) {
-        const float *state = dlm__workspace_state(half->workspace, i);
-        double moved = distance(state, dlm__workspace_state(full->workspace, i), T * C);
+        const float *state = half->workspace->layers[i].h;
+        double moved = distance(state, full->workspace->layers[i].h, T * C);
         CHECK(moved < bound(36 * (double)i));
         CHECK(share_finer(state, T * C) > 0.95);
     }
-    const float *c = dlm__workspace_condition(half->workspace);
+    const float *c = half->workspace->c;
     if (c == NULL) return;
-    CHECK(distance(c, dlm__workspace_condition(full->workspace), S * C) < bound(4));
+    CHECK(distance(c, full->workspace->c, S * C) < bound(4));
     CHECK(share_finer(c, S * C) > 0.95);
 }
 

@@ -103,7 +103,7 @@ TEST(reveal_counts_as_in_python) {
         check_context("n %zu, %zu steps, %s", n, steps, name);
         size_t revealed = 0, i = 0;
         for (; i < steps && revealed < n; i++) {
-            const size_t k = dlm__reveal_count(reveal, n, steps, i, revealed);
+            const size_t k = dlm__reveal_count(reveal, n, (double)(i + 1) / (double)steps, revealed);
             CHECK_INT_EQ(k, json_integer_value(json_array_get(counts, i)));
             revealed += k;
         }
@@ -119,9 +119,8 @@ TEST(reveal_counts_end) {
         for (size_t steps = 1; steps < 50; steps += 3)
             for (size_t revealed = 0; revealed < n; revealed++)
                 for (int r = 0; r < 2; r++) {
-                    CHECK_INT_EQ(dlm__reveal_count((dlm_reveal)r, n, steps, steps - 1, revealed),
-                                 n - revealed);
-                    size_t k = dlm__reveal_count((dlm_reveal)r, n, steps, 0, revealed);
+                    CHECK_INT_EQ(dlm__reveal_count((dlm_reveal)r, n, 1, revealed), n - revealed);
+                    size_t k = dlm__reveal_count((dlm_reveal)r, n, 1 / (double)steps, revealed);
                     CHECK(k >= 1 && k <= n - revealed);
                 }
 }

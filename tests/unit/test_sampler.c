@@ -242,7 +242,8 @@ static void predict(walk *w, path at) {
         weight[i] = o->order == DLM_ORDER_RANDOM ? 1 : confidence[i];
     }
     const size_t left = bits_of(masked);
-    const size_t k = left == 0 ? 0 : dlm__reveal_count(o->reveal, TINY_L, o->steps, at.step, TINY_L - left);
+    const double share = (double)(at.step + 1) / (double)o->steps;
+    const size_t k = left == 0 ? 0 : dlm__reveal_count(o->reveal, TINY_L, share, TINY_L - left);
     for (size_t set = 0; set < 1 << TINY_L; set++) {
         double probability;
         if ((set & masked) != set) continue;

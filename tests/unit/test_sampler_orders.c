@@ -109,7 +109,7 @@ static size_t chosen_set(const dlm_sample_options *o, const double certainty[TIN
                          size_t step) {
     size_t left = 0, set = 0, k = 0;
     for (size_t i = 0; i < TINY_L; i++) left += masked >> i & 1;
-    k = dlm__reveal_count(o->reveal, TINY_L, o->steps, step, TINY_L - left);
+    k = dlm__reveal_count(o->reveal, TINY_L, (double)(step + 1) / (double)o->steps, TINY_L - left);
     if (o->entropy_bound >= 0) k = left;
     double sum = 0;
     for (size_t n = 0; n < k; n++) {
