@@ -82,7 +82,8 @@ static int check_length(const bench_settings *settings, const dlm_model *model, 
 
 static size_t parameters_of(const dlm_model *model) {
     size_t count = 0;
-    for (size_t i = 0; i < dlm_model_parameters(model); i++) count += dlm_model_parameter(model, i).count;
+    for (size_t i = 0; i < dlm_model_parameters(model); i++)
+        count += dlm_model_describe_parameter(model, i).count;
     return count;
 }
 

@@ -58,7 +58,7 @@ enum { GROUPS_MAX = 32 };
 static size_t group_parameters(const dlm_model *model, group groups[GROUPS_MAX]) {
     size_t n = 0;
     for (size_t i = 0; i < dlm_model_parameters(model); i++) {
-        dlm_parameter parameter = dlm_model_parameter(model, i);
+        dlm_parameter parameter = dlm_model_describe_parameter(model, i);
         char name[sizeof groups[0].name];
         group_name(parameter.name, name, sizeof name);
         size_t at = 0;
@@ -76,7 +76,8 @@ static size_t group_parameters(const dlm_model *model, group groups[GROUPS_MAX])
 
 static size_t total(const dlm_model *model) {
     size_t count = 0;
-    for (size_t i = 0; i < dlm_model_parameters(model); i++) count += dlm_model_parameter(model, i).count;
+    for (size_t i = 0; i < dlm_model_parameters(model); i++)
+        count += dlm_model_describe_parameter(model, i).count;
     return count;
 }
 
@@ -140,7 +141,7 @@ static void print_table(const dlm_model *model) {
 static void print_parameters(const dlm_model *model) {
     printf("\n");
     for (size_t i = 0; i < dlm_model_parameters(model); i++) {
-        dlm_parameter parameter = dlm_model_parameter(model, i);
+        dlm_parameter parameter = dlm_model_describe_parameter(model, i);
         char shape[80];
         write_shape(&parameter, shape, sizeof shape);
         printf("  %-36s %-16s %s\n", parameter.name, shape, parameter.stored);
@@ -150,7 +151,7 @@ static void print_parameters(const dlm_model *model) {
 static json_t *describe_parameters(const dlm_model *model) {
     json_t *all = json_array();
     for (size_t i = 0; i < dlm_model_parameters(model); i++) {
-        dlm_parameter parameter = dlm_model_parameter(model, i);
+        dlm_parameter parameter = dlm_model_describe_parameter(model, i);
         json_t *shape = json_array();
         for (size_t j = 0; j < parameter.ndim; j++)
             (void)json_array_append_new(shape, json_integer((json_int_t)parameter.shape[j]));

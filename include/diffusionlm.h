@@ -322,13 +322,20 @@ DLM_API const uint64_t *dlm_model_lengths(const dlm_model *model, size_t *n);
 typedef struct dlm_parameter {
     const char *name;
     size_t ndim, shape[3], count;
-    const float *values; /* belongs to the model; NULL when weights were not loaded. What integers of 8 bits
-                            stand for is made when it is first asked for, and takes memory from then on */
+    const float *values; /* as dlm_model_values has them; NULL where it fails */
     const char *stored;  /* how its file has it: "float32", "bfloat16", "float16", "float64" or "int8"; NULL:
                             no file */
 } dlm_parameter;
 DLM_API size_t dlm_model_parameters(const dlm_model *model);
 DLM_API dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i);
+/* The same but for the values, which are NULL: nothing is read or made for it. */
+DLM_API dlm_parameter dlm_model_describe_parameter(const dlm_model *model, size_t i);
+/* The values of parameter i as float32, which belong to the model. Those of matrices that are multiplied in
+ * bfloat16 or in 8 bits are not in memory until they are asked for, and stay there from then on: a model of a
+ * file of safetensors keeps it open, and reads them from it, exactly as they were. It may have been removed
+ * or replaced by another meanwhile, as saving does; where it was itself written to or cut, they cannot be
+ * read (DLM_IO), which does not harm the model. */
+DLM_API dlm_status dlm_model_values(const dlm_model *model, size_t i, const float **values, dlm_error *err);
 
 /* Logits (T, V) of B packed sequences: ids (T) with T the sum of lengths (B), times (B) in [0, 1] (not read
  * by a model without time conditioning; may be NULL then). Allocates its workspace for the call. */

@@ -48,11 +48,20 @@ static inline int32_t *fixture_ints(const dlm_safetensors *file, const char *nam
     return fixture_values(file, name, false, n);
 }
 
+/* All values of a model in its float32 block, where tests look at them. */
+static inline void fixture_fill(const dlm_model *model) {
+    const float *values;
+    dlm_error err;
+    for (size_t i = 0; i < model->layout->n; i++)
+        CHECK_OK(dlm__network_values(&model->network, i, &values, &err), &err);
+}
+
 /* The bfloat16 copy of a model with its matrices by rows, which contexts of every instruction set take, and
  * backward passes. */
 static inline void fixture_lay_rows(dlm_model *model) {
     dlm_compute *compute;
     dlm_error err;
+    fixture_fill(model);
     if (!model->network.panels || !CHECK_OK(dlm__compute_create(NULL, &compute, &err), &err)) return;
     model->network.panels = false;
     dlm__network_refresh(compute, &model->network);

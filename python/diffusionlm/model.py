@@ -58,17 +58,21 @@ class Config:
 
 
 class Parameters(Mapping[str, NDArray[np.float32]]):
-    """The parameters of a model by name: float32 arrays that are the model's own memory, read-only, without a copy."""
+    """The parameters of a model by name: float32 arrays that are the model's own memory, read-only, without a copy.
+
+    Those that matrix products read in another precision take no memory until they are asked for here: then they are
+    read from the model's file, which is kept open. That is an error where it has been written to meanwhile.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._index = {
-            text_of(lib.dlm_model_parameter(model._pointer, i).name): i
+            text_of(lib.dlm_model_describe_parameter(model._pointer, i).name): i
             for i in range(lib.dlm_model_parameters(model._pointer))
         }
 
     def _parameter(self, name: str) -> Any:
-        return lib.dlm_model_parameter(self._model._pointer, self._index[name])
+        return lib.dlm_model_describe_parameter(self._model._pointer, self._index[name])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter, known also of an inspected model."""
@@ -80,10 +84,10 @@ class Parameters(Mapping[str, NDArray[np.float32]]):
         return text_of(self._parameter(name).stored) or None
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        found = self._parameter(name)
-        if found.values == ffi.NULL:
-            raise errors.ArgumentError(f"{name}: the model was inspected without its weights")
-        return view_of(found.values, 4 * found.count, np.dtype(np.float32), self._model).reshape(self.shape(name))
+        values = ffi.new("const float **")
+        call(lib.dlm_model_values, self._model._pointer, self._index[name], values)
+        size = 4 * self._parameter(name).count
+        return view_of(values[0], size, np.dtype(np.float32), self._model).reshape(self.shape(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)

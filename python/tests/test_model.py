@@ -4,6 +4,8 @@ import collections
 import ctypes
 import gc
 import json
+import os
+import shutil
 import sys
 import threading
 import weakref
@@ -49,6 +51,29 @@ def test_parameters_are_those_of_the_file(request, golden, folder, file):
     assert str(config.hidden_size) in repr(model) and model.mask_id == 2
 
 
+def test_parameters_come_from_the_file_when_they_are_asked_for(golden, tmp_path):
+    """In bf16 matrices are not in memory: they come from the file, whatever has its name now, if it is unchanged."""
+    path = tmp_path / "model.safetensors"
+    want = load_file(golden / "tiny" / "model.safetensors")
+    shutil.copy(golden / "tiny" / "model.safetensors", path)
+    shutil.copy(golden / "tiny" / "config.json", tmp_path)
+    replaced = Model.load(path, precision="bf16")
+    other = tmp_path / "other.safetensors"
+    save_file({name: values + 1 for name, values in want.items()}, other)
+    os.replace(other, path)
+    assert all(np.array_equal(replaced.parameters[name], values) for name, values in want.items())
+    assert not np.array_equal(Model.load(path).parameters["pos_embed"], want["pos_embed"])
+    changed = Model.load(path, precision="bf16")
+    with path.open("r+b") as file:
+        file.truncate(10000)
+    name = "final_layer.linear.weight"
+    for wrong in (lambda: changed.parameters[name], lambda: changed.save(tmp_path / "saved")):
+        with pytest.raises(errors.InputOutputError, match="model.safetensors has been written to since it was opened"):
+            wrong()
+    assert changed.parameters.shape(name) == want[name].shape and changed.parameters.stored(name) == "float32"
+    assert np.isfinite(changed.logits([5, 6], 0.5)).all()
+
+
 def test_raw_weights_and_overrides(golden):
     raw = torch.load(golden / "tiny" / "final.pt")["raw"]
     model = Model.load(golden / "tiny" / "final.pt", weights="raw", schedule="linear")
@@ -86,7 +111,10 @@ def test_inspected_it_has_no_weights(small_model):
     model, loaded = Model.inspect(small_model), Model.load(small_model)
     assert model.config == loaded.config and list(model.parameters) == list(loaded.parameters)
     assert all(model.parameters.shape(name) == values.shape for name, values in loaded.parameters.items())
+    with pytest.raises(errors.ArgumentError, match="was read without its weights"):
+        model.parameters["pos_embed"]
     for wrong in (
+        lambda: model.parameters["blocks.0.attn.qkv.weight"],
         lambda: model.parameters["pos_embed"],
         lambda: model.logits([5, 6]),
         lambda: model.nelbo([5, 6]),

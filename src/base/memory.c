@@ -57,12 +57,22 @@ void *dlm__aligned(size_t count, size_t size) {
     return memory;
 }
 
-void dlm__forget_values(void *memory, size_t bytes) {
+/* Advice on the whole pages of some memory. */
+static void advise(void *memory, size_t bytes, int advice) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = dlm__round_up((uintptr_t)memory, page),
                  end = ((uintptr_t)memory + bytes) / page * page;
-    if (end <= begin) return;
+    if (end > begin) (void)madvise((char *)memory + (begin - (uintptr_t)memory), end - begin, advice);
+}
+
+void dlm__forget_values(void *memory, size_t bytes) {
 #ifdef MADV_DONTNEED
-    (void)madvise((char *)memory + (begin - (uintptr_t)memory), end - begin, MADV_DONTNEED);
+    advise(memory, bytes, MADV_DONTNEED);
+#endif
+}
+
+void dlm__expect_gaps(void *memory, size_t bytes) {
+#ifdef MADV_NOHUGEPAGE
+    advise(memory, bytes, MADV_NOHUGEPAGE);
 #endif
 }
 

@@ -95,12 +95,16 @@ typedef struct dlm_int8 {
  */
 dlm_status dlm__int8_create(dlm_compute *compute, size_t N, size_t K, const float *w, dlm_int8 **made,
                             dlm_error *err);
+/* The same in two steps: memory for them, and n rows from `first` on, a multiple of dlm__int8_unit(), from w
+ * (n,K). Threads may pack different rows beside each other. */
+dlm_status dlm__int8_allocate(const dlm_compute *compute, size_t N, size_t K, dlm_int8 **made,
+                              dlm_error *err);
+dlm_status dlm__int8_pack(const dlm_compute *compute, const dlm_int8 *weights, size_t first, size_t n,
+                          const float *w, dlm_error *err);
 void dlm__int8_free(dlm_int8 *weights);
 /* q (N,K) row by row; and what they stand for. */
 void dlm__int8_integers(const dlm_int8 *weights, int8_t *q);
 void dlm__int8_values(const dlm_int8 *weights, float *w);
-/* The same once, whatever threads ask for it: *made tells that w holds them. */
-void dlm__int8_values_once(const dlm_int8 *weights, bool *made, float *w);
 /* Columns of weights that lie together: a product can begin at a multiple of it. */
 size_t dlm__int8_unit(void);
 /* Whether products of so many rows need no preparation, so that these need not be rounded. */

@@ -3,7 +3,6 @@
 #include "compute/context.h"
 
 #include <assert.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,9 +34,11 @@ static size_t place(size_t k) {
     return k / 4 * DLM_PANEL * 4 + k % 4;
 }
 
-static void pack(dlm_compute *compute, const float *w, const dlm_int8 *weights, int8_t *row, size_t n) {
+/* Row n from its weights, through `row`, which is 0 behind them. */
+static void pack_row(const dlm_compute *compute, const dlm_int8 *weights, size_t n, const float *w,
+                     int8_t *row) {
     const size_t K = weights->K;
-    weights->scale[n] = compute->kernels->quantise(K, w + n * K, DLM_F32, DLM_INT8_SIGNED, 1, row);
+    weights->scale[n] = compute->kernels->quantise(K, w, DLM_F32, DLM_INT8_SIGNED, 1, row);
     int8_t *to = row_of(weights, n);
     int32_t sum = 0;
     for (size_t k = 0; k < K; k++) sum += row[k];
@@ -47,26 +48,31 @@ static void pack(dlm_compute *compute, const float *w, const dlm_int8 *weights, 
 }
 
 /* Threads take whole panels: rows of one share lines of the cache. */
-static void pack_all(dlm_compute *compute, const float *w, const dlm_int8 *weights, int8_t *rows) {
-    const size_t N = weights->N, K = weights->K;
-    const int team = dlm__team(N * K, DLM_GRAIN);
+dlm_status dlm__int8_pack(const dlm_compute *compute, const dlm_int8 *weights, size_t first, size_t n,
+                          const float *w, dlm_error *err) {
+    const size_t K = weights->K, each = 4 * quads_of(K);
+    const int team = dlm__team(n * K, DLM_GRAIN);
+    int8_t *rows = dlm__calloc((size_t)team, each);
+    assert(first % DLM_PANEL == 0 && first + n <= weights->N);
+    if (rows == NULL) return dlm__fail_memory(err, "int8 weights", (size_t)team * each);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (int part = 0; part < team; part++) {
-        const dlm_range r = dlm__part(N, DLM_PANEL, part, team);
-        for (size_t n = r.first; n < r.last; n++)
-            pack(compute, w, weights, rows + (size_t)part * 4 * quads_of(K), n);
+        const dlm_range r = dlm__part(n, DLM_PANEL, part, team);
+        for (size_t i = r.first; i < r.last; i++)
+            pack_row(compute, weights, first + i, w + i * K, rows + (size_t)part * each);
     }
+    free(rows);
+    return DLM_OK;
 }
 
-dlm_status dlm__int8_create(dlm_compute *compute, size_t N, size_t K, const float *w, dlm_int8 **made,
-                            dlm_error *err) {
+dlm_status dlm__int8_allocate(const dlm_compute *compute, size_t N, size_t K, dlm_int8 **made,
+                              dlm_error *err) {
     const size_t panels = (N + DLM_PANEL - 1) / DLM_PANEL, columns = panels * DLM_PANEL;
     *made = NULL;
     if (K > MOST_INPUTS)
         return dlm__fail(err, DLM_UNSUPPORTED, "rows of %zu weights are too long for int8, which takes %zu",
                          K, MOST_INPUTS);
     dlm_int8 *weights = dlm__calloc(1, sizeof *weights);
-    int8_t *rows = dlm__calloc(dlm__threads(), 4 * quads_of(K));
     if (weights != NULL) {
         *weights = (dlm_int8){.N = N, .K = K};
         weights->panels = dlm__aligned(panels * panel_bytes(K), 1);
@@ -74,17 +80,25 @@ dlm_status dlm__int8_create(dlm_compute *compute, size_t N, size_t K, const floa
         weights->sums = dlm__calloc(columns, sizeof *weights->sums);
         weights->rows = compute->onednn_int8 ? dlm__calloc(N, K) : NULL;
     }
-    if (weights == NULL || rows == NULL || weights->panels == NULL || weights->scale == NULL ||
-        weights->sums == NULL || (compute->onednn_int8 && weights->rows == NULL)) {
+    if (weights == NULL || weights->panels == NULL || weights->scale == NULL || weights->sums == NULL ||
+        (compute->onednn_int8 && weights->rows == NULL)) {
         dlm__int8_free(weights);
-        free(rows);
         return dlm__fail_memory(err, "int8 weights", panels * panel_bytes(K));
     }
-    memset(weights->panels, 0, panels * panel_bytes(K));
-    pack_all(compute, w, weights, rows);
-    free(rows);
+    /* Rows that are missing in the last panel stay 0. */
+    if (N % DLM_PANEL != 0) memset(weights->panels + (panels - 1) * panel_bytes(K), 0, panel_bytes(K));
     *made = weights;
     return DLM_OK;
+}
+
+dlm_status dlm__int8_create(dlm_compute *compute, size_t N, size_t K, const float *w, dlm_int8 **made,
+                            dlm_error *err) {
+    DLM_TRY(dlm__int8_allocate(compute, N, K, made, err));
+    const dlm_status status = dlm__int8_pack(compute, *made, 0, N, w, err);
+    if (status == DLM_OK) return DLM_OK;
+    dlm__int8_free(*made);
+    *made = NULL;
+    return status;
 }
 
 void dlm__int8_free(dlm_int8 *weights) {
@@ -111,14 +125,6 @@ void dlm__int8_values(const dlm_int8 *weights, float *w) {
         for (size_t k = 0; k < weights->K; k++)
             w[n * weights->K + k] = weights->scale[n] * (float)row[place(k)];
     }
-}
-
-void dlm__int8_values_once(const dlm_int8 *weights, bool *made, float *w) {
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    (void)pthread_mutex_lock(&lock);
-    if (!*made) dlm__int8_values(weights, w);
-    *made = true;
-    (void)pthread_mutex_unlock(&lock);
 }
 
 /* ---- products ------------------------------------------------------------------------------------------ */

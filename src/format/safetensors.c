@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
@@ -24,6 +25,7 @@ struct dlm_safetensors {
     char *path;
     dlm_map map;    /* bytes NULL when parsed from the caller's memory */
     int descriptor; /* of what is mapped; -1 then */
+    struct timespec written;
     json_t *header;
     dlm_st_tensor *tensors; /* (n), by offset */
     index_entry *by_name;   /* (n) */
@@ -259,12 +261,26 @@ dlm_status dlm__safetensors_open(const char *path, dlm_safetensors **file, dlm_e
     int descriptor;
     *file = NULL;
     DLM_TRY(dlm__map_open(path, &map, &descriptor, err));
-    dlm_status status = create(path, map.bytes, map.size, map, descriptor, file, err);
+    struct stat about;
+    dlm_status status = fstat(descriptor, &about) == 0 ? DLM_OK : dlm__fail_errno(err, errno, "%s", path);
+    if (status == DLM_OK) status = create(path, map.bytes, map.size, map, descriptor, file, err);
     if (status != DLM_OK) {
         dlm__unmap(&map);
         (void)close(descriptor);
+        return status;
     }
-    return status;
+    (*file)->written = about.st_mtim;
+    return DLM_OK;
+}
+
+dlm_status dlm__safetensors_unchanged(const dlm_safetensors *file, dlm_error *err) {
+    struct stat about;
+    if (file->map.bytes == NULL) return DLM_OK;
+    if (fstat(file->descriptor, &about) != 0) return dlm__fail_errno(err, errno, "%s", file->path);
+    if ((uintmax_t)about.st_size == file->map.size && about.st_mtim.tv_sec == file->written.tv_sec &&
+        about.st_mtim.tv_nsec == file->written.tv_nsec)
+        return DLM_OK;
+    return dlm__fail(err, DLM_IO, "%s has been written to since it was opened", file->path);
 }
 
 void dlm__safetensors_close(dlm_safetensors *file) {
@@ -435,11 +451,16 @@ static dlm_status tensor_part(const void *given, size_t i, size_t first, size_t 
     return dlm__safetensors_part(file, file->by_name[i].tensor, first, n, values, err);
 }
 
+static dlm_status unchanged(const void *given, dlm_error *err) {
+    return dlm__safetensors_unchanged(given, err);
+}
+
 dlm_tensors dlm__safetensors_tensors(dlm_safetensors *file) {
     return (dlm_tensors){.path = file->path,
                          .n = file->n,
                          .file = file,
                          .at = tensor_at,
                          .floats = tensor_floats,
-                         .part = tensor_part};
+                         .part = tensor_part,
+                         .unchanged = unchanged};
 }

@@ -47,6 +47,9 @@ dlm_status dlm__safetensors_floats(const dlm_safetensors *file, const dlm_st_ten
 /* Of these the n from `first` on, by any number of threads beside each other. */
 dlm_status dlm__safetensors_part(const dlm_safetensors *file, const dlm_st_tensor *tensor, size_t first,
                                  size_t n, float *values, dlm_error *err);
+/* An error where the file's size or time of change is not what it was when it was opened: what is read now
+ * may then belong to another model. A file that was removed, or replaced under its name, has not changed. */
+dlm_status dlm__safetensors_unchanged(const dlm_safetensors *file, dlm_error *err);
 dlm_status dlm__safetensors_ints(const dlm_safetensors *file, const dlm_st_tensor *tensor, int32_t *values,
                                  dlm_error *err);
 

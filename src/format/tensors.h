@@ -25,6 +25,8 @@ typedef struct dlm_tensors {
     /* Of these the n from `first` on, by any number of threads beside each other; NULL: the file is read by
      * whole tensors. */
     dlm_status (*part)(const void *file, size_t i, size_t first, size_t n, float *values, dlm_error *err);
+    /* With `part`: an error where the file has been written to since it was opened. */
+    dlm_status (*unchanged)(const void *file, dlm_error *err);
 } dlm_tensors;
 
 /* Which tensor has that name; false: none. */

@@ -1,7 +1,8 @@
 /* The bfloat16 copy of the weights: rounded once for all passes, and where products lay their right factor
  * out in panels, these in the place of the matrix, since they take as much room. Training changes the weights
  * with every step and reads matrices both ways, so there products round the float32 weights on the way where
- * they can: no copy. Beside panels only what is multiplied is written. */
+ * they can: no copy. Only what is multiplied is written, and not in 8 bits: what lies between takes no
+ * memory. */
 #include "model/network.h"
 
 dlm_status dlm__network_allocate_bf16(dlm_network *network, bool training, dlm_error *err) {
@@ -18,34 +19,22 @@ size_t dlm__refresh_unit(const dlm_network *network, const dlm_param *param) {
     return network->panels && param->panels ? DLM_PANEL_ROWS * param->shape[1] : 1;
 }
 
-/* Whether products read a parameter in bfloat16. */
-static bool is_multiplied(const dlm_layout *layout, const dlm_param *param) {
-    return param->ndim == 2 && param->offset != layout->tok;
-}
-
 void dlm__network_refresh_part(dlm_compute *compute, const dlm_network *network, const dlm_param *param,
-                               size_t first, size_t n) {
-    if (network->panels && !is_multiplied(network->layout, param)) return;
-    const float *from = network->params + param->offset + first;
+                               size_t first, size_t n, const float *values) {
+    if (!dlm__is_multiplied(network->layout, param)) return;
     dlm_bf16 *to = network->params_bf16 + param->offset + first;
     if (network->panels && param->panels)
-        dlm__pack_panels(compute, n / param->shape[1], param->shape[1], from, to);
+        dlm__pack_panels(compute, n / param->shape[1], param->shape[1], values, to);
     else
-        dlm__to_type(compute, n, from, to, DLM_BF16);
+        dlm__to_type(compute, n, values, to, DLM_BF16);
 }
 
 void dlm__network_refresh(dlm_compute *compute, dlm_network *network) {
     const dlm_layout *layout = network->layout;
     if (network->params_bf16 == NULL) return;
-    if (!network->panels && network->int8 == NULL) {
-        dlm__to_type(compute, layout->total, network->params, network->params_bf16, DLM_BF16);
-        return;
-    }
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        /* Beside 8-bit matrices the few others that are multiplied are all that is written: what lies between
-         * them takes no memory. */
-        if (network->int8 != NULL && (network->int8[i] != NULL || !is_multiplied(layout, param))) continue;
-        dlm__network_refresh_part(compute, network, param, 0, param->count);
+        if (network->int8 != NULL && network->int8[i] != NULL) continue;
+        dlm__network_refresh_part(compute, network, param, 0, param->count, network->params + param->offset);
     }
 }

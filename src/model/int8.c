@@ -4,19 +4,30 @@
 #include "model/network.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-dlm_status dlm__network_quantise(dlm_compute *compute, dlm_network *network, dlm_error *err) {
+dlm_status dlm__network_allocate_int8(const dlm_compute *compute, dlm_network *network, dlm_error *err) {
     const dlm_layout *layout = network->layout;
     network->int8 = dlm__calloc(layout->n, sizeof(dlm_int8 *));
-    network->in_floats = dlm__calloc(layout->n, sizeof *network->in_floats);
-    if (network->int8 == NULL || network->in_floats == NULL)
+    network->absent = dlm__calloc(layout->n, sizeof *network->absent);
+    if (network->int8 == NULL || network->absent == NULL)
         return dlm__fail_memory(err, "weights", layout->n * sizeof(dlm_int8 *));
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        float *values = network->params + param->offset;
         if (!param->token_matrix) continue;
-        DLM_TRY(dlm__int8_create(compute, param->shape[0], param->shape[1], values, &network->int8[i], err));
+        DLM_TRY(dlm__int8_allocate(compute, param->shape[0], param->shape[1], &network->int8[i], err));
+        network->absent[i] = true;
+    }
+    return DLM_OK;
+}
+
+dlm_status dlm__network_quantise(dlm_compute *compute, dlm_network *network, dlm_error *err) {
+    const dlm_layout *layout = network->layout;
+    DLM_TRY(dlm__network_allocate_int8(compute, network, err));
+    for (size_t i = 0; i < layout->n; i++) {
+        const dlm_param *param = &layout->params[i];
+        float *values = network->params + param->offset;
+        if (network->int8[i] == NULL) continue;
+        DLM_TRY(dlm__int8_pack(compute, network->int8[i], 0, param->shape[0], values, err));
         dlm__forget_values(values, param->count * sizeof *values);
     }
     return DLM_OK;
@@ -26,26 +37,9 @@ void dlm__network_free_int8(dlm_network *network) {
     if (network->int8 != NULL)
         for (size_t i = 0; i < network->layout->n; i++) dlm__int8_free(network->int8[i]);
     free(network->int8);
-    free(network->in_floats);
+    free(network->absent);
     network->int8 = NULL;
-    network->in_floats = NULL;
-}
-
-/* ---- values ------------------------------------------------------------------------------------------- */
-
-const float *dlm__network_values(const dlm_network *network, size_t i) {
-    float *values = network->params + network->layout->params[i].offset;
-    if (network->int8 == NULL || network->int8[i] == NULL) return values;
-    dlm__int8_values_once(network->int8[i], &network->in_floats[i], values);
-    return values;
-}
-
-void dlm__network_copy_values(const dlm_network *network, float *to) {
-    const dlm_layout *layout = network->layout;
-    memcpy(to, network->params, layout->total * sizeof *to);
-    if (network->int8 == NULL) return;
-    for (size_t i = 0; i < layout->n; i++)
-        if (network->int8[i] != NULL) dlm__int8_values(network->int8[i], to + layout->params[i].offset);
+    network->absent = NULL;
 }
 
 /* ---- products ----------------------------------------------------------------------------------------- */

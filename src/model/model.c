@@ -26,7 +26,7 @@ static dlm_status allocate_network(dlm_model *model, dlm_error *err) {
     return dlm__network_allocate_bf16(network, false, err);
 }
 
-/* The 8-bit matrices and the bfloat16 copy of what is in params. */
+/* The 8-bit matrices and the bfloat16 copy of what is in params, all of it. */
 static dlm_status convert_network(dlm_model *model, dlm_error *err) {
     dlm_compute *compute;
     dlm_status status = DLM_OK;
@@ -38,16 +38,18 @@ static dlm_status convert_network(dlm_model *model, dlm_error *err) {
     return status;
 }
 
-/* The weights of a file, and the bfloat16 copy or the 8-bit matrices of them. */
+/* The weights of a file, in what passes take. */
 static dlm_status read_weights(dlm_model *model, const dlm_tensors *tensors, const dlm_beside *beside,
                                dlm_error *err) {
-    const dlm_network floats = {.layout = model->layout, .params = model->network.params};
-    const dlm_network *network = model->int8 ? &floats : &model->network;
+    dlm_network *network = &model->network;
     dlm_compute *compute = NULL;
-    if (network->params_bf16 != NULL) DLM_TRY(dlm__compute_create(NULL, &compute, err));
-    const dlm_status status = dlm__network_read(network, tensors, compute, beside, err);
+    dlm_status status = DLM_OK;
+    if (model->int8 || network->params_bf16 != NULL) DLM_TRY(dlm__compute_create(NULL, &compute, err));
+    if (model->int8) status = dlm__network_allocate_int8(compute, network, err);
+    if (status == DLM_OK) status = dlm__network_leave_out(network, tensors, err);
+    if (status == DLM_OK) status = dlm__network_read(network, tensors, compute, beside, err);
     dlm__compute_free(compute);
-    return status == DLM_OK && model->int8 ? convert_network(model, err) : status;
+    return status;
 }
 
 /* What products work on: beside 8-bit matrices what is fastest here. */
@@ -203,21 +205,33 @@ static dlm_status read_model(dlm_model *model, const dlm_source *source, const d
     return read_weights(model, &source->tensors, beside, err);
 }
 
+static void close_file(dlm_model *model) {
+    if (model->file != NULL) dlm__source_close(model->file);
+    free(model->file);
+    model->file = NULL;
+}
+
+static dlm_status open_file(dlm_model *model, const char *path, dlm_weights weights, dlm_error *err) {
+    model->file = dlm__calloc(1, sizeof *model->file);
+    if (model->file == NULL) return dlm__fail_memory(err, path, sizeof *model->file);
+    DLM_TRY(dlm__source_open(path, weights, model->file, err));
+    model->source = dlm__copy_bytes(model->file->file, strlen(model->file->file));
+    return model->source != NULL ? DLM_OK : dlm__fail_memory(err, path, strlen(model->file->file));
+}
+
+/* The file stays open where values are left in it. */
 static dlm_status load_files(dlm_model *model, const char *path, const dlm_model_options *options,
                              bool with_values, dlm_error *err) {
-    dlm_source source;
     tokenizer_beside tokenizer = {0};
     const dlm_beside beside = {read_beside, &tokenizer};
-    DLM_TRY(dlm__source_open(path, options->weights, &source, err));
-    model->source = source.file;
-    tokenizer.path = tokenizer_on_disk(options, source.folder);
-    dlm_status status = read_model(model, &source, options, with_values, &beside, err);
+    DLM_TRY(open_file(model, path, options->weights, err));
+    tokenizer.path = tokenizer_on_disk(options, model->file->folder);
+    dlm_status status = read_model(model, model->file, options, with_values, &beside, err);
     if (status == DLM_OK)
         status = load_tokenizer(model, options, &tokenizer, err);
     else
         dlm_tokenizer_free(tokenizer.tokenizer);
-    source.file = NULL;
-    dlm__source_close(&source);
+    if (model->network.file == NULL) close_file(model);
     return status;
 }
 
@@ -341,6 +355,7 @@ void dlm_model_free(dlm_model *model) {
         free(model->network.params);
         free(model->network.params_bf16);
     }
+    close_file(model);
     dlm__layout_free(model->layout);
     dlm_tokenizer_free(model->tokenizer);
     free(model->lengths);
@@ -386,12 +401,27 @@ size_t dlm_model_parameters(const dlm_model *model) {
     return model->layout->n;
 }
 
-dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i) {
+dlm_parameter dlm_model_describe_parameter(const dlm_model *model, size_t i) {
     if (i >= model->layout->n) return (dlm_parameter){0};
     const dlm_param *param = &model->layout->params[i];
     dlm_parameter parameter = {.name = param->name, .ndim = param->ndim, .count = param->count};
     memcpy(parameter.shape, param->shape, sizeof parameter.shape);
-    if (model->network.params != NULL) parameter.values = dlm__network_values(&model->network, i);
     if (model->stored != NULL) parameter.stored = model->stored[i];
+    return parameter;
+}
+
+dlm_status dlm_model_values(const dlm_model *model, size_t i, const float **values, dlm_error *err) {
+    *values = NULL;
+    if (i >= model->layout->n)
+        return dlm__fail(err, DLM_ARGUMENT, "%s has %zu parameters, none of number %zu", model->source,
+                         model->layout->n, i);
+    if (model->network.params == NULL)
+        return dlm__fail(err, DLM_ARGUMENT, "%s was read without its weights", model->source);
+    return dlm__network_values(&model->network, i, values, err);
+}
+
+dlm_parameter dlm_model_parameter(const dlm_model *model, size_t i) {
+    dlm_parameter parameter = dlm_model_describe_parameter(model, i);
+    (void)dlm_model_values(model, i, &parameter.values, NULL);
     return parameter;
 }

@@ -13,6 +13,7 @@ struct dlm_model {
     uint64_t *lengths;        /* (max_seq_len + 1) or NULL */
     const char **stored;      /* (layout->n) how the file has each parameter, or NULL: from memory */
     char *source;             /* file of the weights */
+    struct dlm_source *file;  /* that file, open while network.file is read from it; or NULL */
     bool int8;                /* its token matrices are, or would be, in 8 bits */
     bool borrowed;            /* its network's blocks are another's */
     int32_t mask_id, pad_id, unk_id,
@@ -46,8 +47,8 @@ bool dlm__weights_are_int8(const dlm_layout *layout, const dlm_tensors *file);
 /* Checks, and reads them all into params (total floats, padding zeroed). */
 dlm_status dlm__weights_read(const dlm_layout *layout, const dlm_tensors *file, float *params,
                              dlm_error *err);
-/* The same into a network, and into its bfloat16 copy where it has memory for one; only for that there has to
- * be a context. */
+/* The same into a network: what is to be absent only into the bfloat16 copy or the 8-bit matrices that it has
+ * memory for, for which there has to be a context; all else into the float32 block, and into the copy. */
 typedef struct dlm_beside { /* what one of the threads is to do meanwhile, unless reading fails before */
     void (*work)(void *user);
     void *user;

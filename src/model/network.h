@@ -5,6 +5,7 @@
 #define DLM_NETWORK_H
 
 #include "compute/compute.h"
+#include "format/tensors.h"
 
 /* ---- config (config.c) -------------------------------------------------------------------------------- */
 
@@ -75,26 +76,31 @@ dlm_status dlm__layout_create(const dlm_config *config, dlm_layout **layout, dlm
 void dlm__layout_free(dlm_layout *layout);
 const dlm_param *dlm__layout_find(const dlm_layout *layout, const char *name); /* NULL when there is none */
 size_t dlm__layout_at(const dlm_layout *layout, size_t offset); /* which parameter lies there */
+size_t dlm__layout_end(const dlm_layout *layout, size_t i);     /* of its place, padding included */
+/* Whether products read a parameter, so that passes take it in the network's type. */
+bool dlm__is_multiplied(const dlm_layout *layout, const dlm_param *param);
 /* Initial values into params (total floats), by (seed, index of the parameter). */
 void dlm__layout_init(const dlm_layout *layout, uint64_t seed, float *params);
 
-/* ---- network (forward.c, times.c, int8.c, backward.c) ------------------------------------------------- */
+/* ---- network (forward.c, times.c, backward.c; bfloat16.c, int8.c, values.c) --------------------------- */
 
 typedef struct dlm_workspace dlm_workspace;
 
 /* Weights ready for products: the float32 block, and its bfloat16 copy where products take that, unless they
  * round the float32 weights themselves. The matrices of tokens may be in 8 bits: their places in the copy
- * then hold nothing, nor do those in the float32 block until dlm__network_values is asked for one. */
+ * then hold nothing. What passes do not read in float32 may be absent from the float32 block, until
+ * dlm__network_values is asked for it. */
 typedef struct dlm_network {
     const dlm_layout *layout;
-    float *params;         /* (total) */
-    dlm_bf16 *params_bf16; /* (total), or NULL */
-    bool panels;           /* of the copy the matrices that can lie in panels, for the forward pass alone */
-    dlm_dtype type;        /* of the operands of products */
-    dlm_int8 **int8;       /* NULL, or (layout->n): those of token matrices, NULL for the rest; only without
-                              training */
-    bool *in_floats; /* with int8: (layout->n) whether their places in the block hold what they stand for */
-    dlm_workspace *lender; /* of memory to those who evaluate or sample this; or NULL */
+    float *params;           /* (total); what is absent is not set, and takes no memory */
+    dlm_bf16 *params_bf16;   /* (total), or NULL */
+    bool panels;             /* of the copy the matrices that can lie in panels, for the forward pass alone */
+    dlm_dtype type;          /* of the operands of products */
+    dlm_int8 **int8;         /* NULL, or (layout->n): those of token matrices, NULL for the rest; only without
+                                training */
+    bool *absent;            /* NULL: nothing; or (layout->n), under the lock of values.c */
+    const dlm_tensors *file; /* where values that are absent are read, but for those of int8; or NULL */
+    dlm_workspace *lender;   /* of memory to those who evaluate or sample this; or NULL */
 } dlm_network;
 
 /* A packed batch. rows lists, in ascending order, the packed positions whose logits are wanted. */
@@ -141,22 +147,30 @@ dlm_status dlm__loss(dlm_workspace *workspace, const dlm_network *network, const
 
 /* Makes the 8-bit matrices from the float32 block, whose memory in their places is given back (int8.c). */
 dlm_status dlm__network_quantise(dlm_compute *compute, dlm_network *network, dlm_error *err);
-/* The values of parameter i: those that integers stand for are made once. Any thread may ask. */
-const float *dlm__network_values(const dlm_network *network, size_t i);
-/* The whole block (total) with all values. */
-void dlm__network_copy_values(const dlm_network *network, float *to);
+/* Only memory for them, whose values are then absent. */
+dlm_status dlm__network_allocate_int8(const dlm_compute *compute, dlm_network *network, dlm_error *err);
+/* Frees them, and the list of what is absent. */
 void dlm__network_free_int8(dlm_network *network);
 /* The 8-bit matrix that has the weights at this offset of the block, which are its rows from *first on; NULL:
  * none has. */
 const dlm_int8 *dlm__network_int8(const dlm_network *network, size_t offset, size_t *first);
 
+/* Of a network that is about to be read from a file: what passes will not take from the float32 block is to
+ * be absent there, where the file can be asked for it again; it then has to stay open (values.c). */
+dlm_status dlm__network_leave_out(dlm_network *network, const dlm_tensors *file, dlm_error *err);
+/* The values of parameter i in its place in the block: what is absent is made or read once, and stays. Any
+ * thread may ask. *values is NULL where that fails. */
+dlm_status dlm__network_values(const dlm_network *network, size_t i, const float **values, dlm_error *err);
+/* The whole block (total) with all values; what is absent stays so. */
+dlm_status dlm__network_copy_values(const dlm_network *network, float *to, dlm_error *err);
+
 /* Memory for the bfloat16 copy, as layout, type and what is to be done with the network want it; free() it.
- * Refreshing follows a change of the float32 block. */
+ * Refreshing follows a change of the float32 block, of which nothing is absent but what is in 8 bits. */
 dlm_status dlm__network_allocate_bf16(dlm_network *network, bool training, dlm_error *err);
 void dlm__network_refresh(dlm_compute *compute, dlm_network *network);
-/* The same of the n values of a parameter from `first` on, both multiples of the unit. */
+/* The same of the n values of a parameter from `first` on, both multiples of the unit, which lie anywhere. */
 size_t dlm__refresh_unit(const dlm_network *network, const dlm_param *param);
 void dlm__network_refresh_part(dlm_compute *compute, const dlm_network *network, const dlm_param *param,
-                               size_t first, size_t n);
+                               size_t first, size_t n, const float *values);
 
 #endif

@@ -157,6 +157,14 @@ size_t dlm__layout_at(const dlm_layout *layout, size_t offset) {
     return low;
 }
 
+size_t dlm__layout_end(const dlm_layout *layout, size_t i) {
+    return i + 1 < layout->n ? layout->params[i + 1].offset : layout->total;
+}
+
+bool dlm__is_multiplied(const dlm_layout *layout, const dlm_param *param) {
+    return param->ndim == 2 && param->offset != layout->tok;
+}
+
 /* ---- initial values ----------------------------------------------------------------------------------- */
 
 typedef struct initialisation {

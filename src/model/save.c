@@ -279,7 +279,7 @@ dlm_save_options dlm_save_defaults(void) {
 static dlm_status values_of(void *user, size_t i, const float **values, dlm_error *err) {
     const dlm_model *model = user;
     const dlm_param *param = &model->layout->params[i];
-    *values = dlm__network_values(&model->network, i);
+    DLM_TRY(dlm__network_values(&model->network, i, values, err));
     for (size_t j = 0; j < param->count; j++) {
         if (isfinite((*values)[j])) continue;
         return dlm__fail(err, DLM_NOT_FINITE, "%s: value %zu of tensor %s is %g", model->source, j,

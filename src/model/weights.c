@@ -4,6 +4,7 @@
 #include "format/safetensors.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,15 +69,16 @@ static dlm_status check_scale(const dlm_param *param, const dlm_tensors *file, d
                      file->path, scale.name, param->shape[0]);
 }
 
-/* What the integers in values stand for. */
-static dlm_status apply_scale(const dlm_param *param, const dlm_tensors *file, float *values,
-                              dlm_error *err) {
-    const size_t rows = param->shape[0], columns = param->shape[1];
+/* What the integers in values stand for, those of `rows` rows from `first` on. Files that hold such are read
+ * in parts. */
+static dlm_status apply_scale(const dlm_param *param, const dlm_tensors *file, size_t first, size_t rows,
+                              float *values, dlm_error *err) {
+    const size_t columns = param->shape[1];
     float *scale = dlm__calloc(rows, sizeof *scale);
     size_t at;
     if (scale == NULL) return dlm__fail_memory(err, file->path, rows * sizeof *scale);
     const dlm_status status = find_scale(param, file, &at)
-                                  ? file->floats(file->file, at, scale, err)
+                                  ? file->part(file->file, at, first, rows, scale, err)
                                   : dlm__fail(err, DLM_MISMATCH, "%s: no %s.scale", file->path, param->name);
     for (size_t i = 0; status == DLM_OK && i < rows; i++)
         for (size_t j = 0; j < columns; j++) values[i * columns + j] *= scale[i];
@@ -151,7 +153,7 @@ static dlm_status read_tensor(const dlm_param *param, const dlm_tensors *file, f
     if (!dlm__tensors_find(file, param->name, &at))
         return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is missing", file->path, param->name);
     DLM_TRY(file->floats(file->file, at, values, err));
-    return file->at(file->file, at).int8 ? apply_scale(param, file, values, err) : DLM_OK;
+    return file->at(file->file, at).int8 ? apply_scale(param, file, 0, param->shape[0], values, err) : DLM_OK;
 }
 
 dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, float *values,
@@ -169,9 +171,7 @@ dlm_status dlm__weights_tensor(const dlm_param *param, const dlm_tensors *file, 
 #define PIECES_AT_ONCE ((size_t)8)
 
 typedef struct piece {
-    const dlm_param *param;
-    size_t first, n;
-    bool in_parts;     /* not read yet */
+    size_t param, first, n;
     bool last;         /* of its parameter */
     dlm_status status; /* of reading it */
 } piece;
@@ -183,30 +183,49 @@ typedef struct reading {
     const dlm_beside *beside; /* or NULL */
     piece *pieces;
     size_t n, groups, threads;
+    atomic_size_t next; /* group that nobody has taken */
+    float *rooms;       /* (threads, room) for pieces of what is to be absent */
+    size_t room;
 } reading;
 
-static dlm_status read_piece(const reading *r, const piece *p, dlm_error *err) {
+/* The values of a piece, in its place or, where that is to be absent, in `room`. What cannot be read in parts
+ * is in its place already. */
+static dlm_status find_values(const reading *r, const piece *p, float *room, float **values, dlm_error *err) {
+    const dlm_network *network = r->network;
+    const dlm_param *param = &network->layout->params[p->param];
+    size_t at;
+    *values = network->params + param->offset + p->first;
+    if (r->file->part == NULL) return DLM_OK;
+    if (network->absent != NULL && network->absent[p->param]) *values = room;
+    if (!dlm__tensors_find(r->file, param->name, &at))
+        return dlm__fail(err, DLM_MISMATCH, "%s: tensor %s is missing", r->file->path, param->name);
+    DLM_TRY(r->file->part(r->file->file, at, p->first, p->n, *values, err));
+    if (!r->file->at(r->file->file, at).int8) return DLM_OK;
+    const size_t columns = param->shape[1];
+    return apply_scale(param, r->file, p->first / columns, p->n / columns, *values, err);
+}
+
+static dlm_status read_piece(const reading *r, const piece *p, float *room, dlm_error *err) {
     const dlm_network *network = r->network;
     const dlm_layout *layout = network->layout;
-    float *values = network->params + p->param->offset + p->first;
-    size_t at;
-    if (p->in_parts && dlm__tensors_find(r->file, p->param->name, &at))
-        DLM_TRY(r->file->part(r->file->file, at, p->first, p->n, values, err));
-    DLM_TRY(check_finite(r->file->path, p->param, p->first, values, p->n, err));
-    if (p->last) {
-        const dlm_param *next = p->param + 1;
-        const size_t end = next == layout->params + layout->n ? layout->total : next->offset;
-        memset(values + p->n, 0, (end - p->param->offset - p->param->count) * sizeof *values);
-    }
+    const dlm_param *param = &layout->params[p->param];
+    float *values;
+    DLM_TRY(find_values(r, p, room, &values, err));
+    DLM_TRY(check_finite(r->file->path, param, p->first, values, p->n, err));
+    if (p->last && values != room)
+        memset(values + p->n, 0,
+               (dlm__layout_end(layout, p->param) - param->offset - param->count) * sizeof *values);
+    if (network->int8 != NULL && network->int8[p->param] != NULL)
+        return dlm__int8_pack(r->compute, network->int8[p->param], p->first / param->shape[1],
+                              p->n / param->shape[1], values, err);
     if (network->params_bf16 != NULL)
-        dlm__network_refresh_part(r->compute, network, p->param, p->first, p->n);
+        dlm__network_refresh_part(r->compute, network, param, p->first, p->n, values);
     return DLM_OK;
 }
 
 /* The i'th group, behind what is done beside them: threads that take one after the other are at places far
  * from each other. */
-static void read_group(void *context, size_t i) {
-    const reading *r = context;
+static void read_group(const reading *r, size_t i, float *room) {
     if (r->beside != NULL && i == 0) {
         r->beside->work(r->beside->user);
         return;
@@ -215,65 +234,101 @@ static void read_group(void *context, size_t i) {
     const size_t each = (r->groups + r->threads - 1) / r->threads;
     const size_t first = (i % r->threads * each + i / r->threads) * PIECES_AT_ONCE;
     for (size_t k = first; k < r->n && k < first + PIECES_AT_ONCE; k++)
-        r->pieces[k].status = read_piece(r, &r->pieces[k], NULL);
+        r->pieces[k].status = read_piece(r, &r->pieces[k], room, NULL);
+}
+
+/* Groups, one after the other, until none is left. */
+static void read_groups(void *context, size_t thread) {
+    reading *r = context;
+    const size_t places = (r->groups + r->threads - 1) / r->threads * r->threads;
+    for (;;) {
+        const size_t i = atomic_fetch_add(&r->next, 1);
+        if (i >= places + (r->beside != NULL)) return;
+        read_group(r, i, r->rooms + thread * r->room);
+    }
+}
+
+/* Values of a parameter that belong into one piece, and into any multiple of it. */
+static size_t unit_of(const reading *r, size_t i) {
+    const dlm_network *network = r->network;
+    const dlm_param *param = &network->layout->params[i];
+    if (network->int8 != NULL && network->int8[i] != NULL) return dlm__int8_unit() * param->shape[1];
+    const size_t unit = dlm__refresh_unit(network, param);
+    return unit == 1 && is_int8(param, r->file) ? param->shape[1] : unit;
 }
 
 /* The pieces of one parameter, appended; to NULL: they are counted only. */
-static size_t cut(const dlm_network *network, const dlm_param *param, bool in_parts, piece *to) {
-    const size_t unit = dlm__refresh_unit(network, param), most = unit > PIECE ? unit : PIECE / unit * unit;
+static size_t cut(const reading *r, size_t i, piece *to) {
+    const size_t count = r->network->layout->params[i].count, unit = unit_of(r, i),
+                 most = unit > PIECE ? unit : PIECE / unit * unit;
     size_t n = 0;
-    for (size_t first = 0; first < param->count; first += most, n++) {
-        const size_t rest = param->count - first;
+    for (size_t first = 0; first < count; first += most, n++) {
+        const size_t rest = count - first;
         if (to != NULL)
-            to[n] = (piece){.param = param,
-                            .first = first,
-                            .n = rest < most ? rest : most,
-                            .in_parts = in_parts,
-                            .last = rest <= most};
+            to[n] = (piece){.param = i, .first = first, .n = rest < most ? rest : most, .last = rest <= most};
     }
     return n;
 }
 
-static bool in_parts(const dlm_tensors *file, const dlm_param *param) {
-    return file->part != NULL && !is_int8(param, file);
+static dlm_status cut_all(reading *r, dlm_error *err) {
+    const dlm_network *network = r->network;
+    const size_t params = network->layout->n;
+    size_t n = 0;
+    for (size_t i = 0; i < params; i++) n += cut(r, i, NULL);
+    r->pieces = dlm__calloc(n, sizeof *r->pieces);
+    if (r->pieces == NULL) return dlm__fail_memory(err, r->file->path, n * sizeof *r->pieces);
+    for (size_t i = 0; i < params; i++) r->n += cut(r, i, r->pieces + r->n);
+    r->groups = (r->n + PIECES_AT_ONCE - 1) / PIECES_AT_ONCE;
+    r->threads = dlm__threads();
+    r->room = 1;
+    for (size_t k = 0; network->absent != NULL && k < r->n; k++)
+        if (network->absent[r->pieces[k].param] && r->pieces[k].n > r->room) r->room = r->pieces[k].n;
+    r->room = dlm__round_up(r->room, DLM_ALIGN / sizeof *r->rooms);
+    r->rooms = dlm__aligned(r->threads * r->room, sizeof *r->rooms);
+    if (r->rooms != NULL) return DLM_OK;
+    return dlm__fail_memory(err, r->file->path, r->threads * r->room * sizeof *r->rooms);
 }
 
-/* What cannot be read in parts is read whole first. */
+/* A file that is not read in parts is read whole first. */
 static dlm_status read_whole(const reading *r, dlm_error *err) {
     const dlm_layout *layout = r->network->layout;
+    if (r->file->part != NULL) return DLM_OK;
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        if (!in_parts(r->file, param))
-            DLM_TRY(read_tensor(param, r->file, r->network->params + param->offset, err));
+        DLM_TRY(read_tensor(param, r->file, r->network->params + param->offset, err));
     }
     return DLM_OK;
+}
+
+/* What was read whole and is to be absent has been used. */
+static void forget(const reading *r) {
+    const dlm_network *network = r->network;
+    if (r->file->part != NULL || network->absent == NULL) return;
+    for (size_t i = 0; i < network->layout->n; i++) {
+        const dlm_param *param = &network->layout->params[i];
+        if (network->absent[i])
+            dlm__forget_values(network->params + param->offset, param->count * sizeof *network->params);
+    }
 }
 
 /* A piece that could not be read is read once more, to say why. */
 static dlm_status read_all(reading *r, dlm_error *err) {
     DLM_TRY(read_whole(r, err));
-    r->groups = (r->n + PIECES_AT_ONCE - 1) / PIECES_AT_ONCE;
-    r->threads = dlm__threads();
-    const size_t places = (r->groups + r->threads - 1) / r->threads * r->threads;
-    dlm__parallel_for(places + (r->beside != NULL), read_group, r);
-    for (size_t i = 0; i < r->n; i++)
-        if (r->pieces[i].status != DLM_OK) DLM_TRY(read_piece(r, &r->pieces[i], err));
+    DLM_TRY(cut_all(r, err));
+    dlm__parallel_for(r->threads, read_groups, r);
+    for (size_t k = 0; k < r->n; k++)
+        if (r->pieces[k].status != DLM_OK) DLM_TRY(read_piece(r, &r->pieces[k], r->rooms, err));
+    forget(r);
     return DLM_OK;
 }
 
 dlm_status dlm__network_read(const dlm_network *network, const dlm_tensors *file, dlm_compute *compute,
                              const dlm_beside *beside, dlm_error *err) {
-    const dlm_layout *layout = network->layout;
     reading r = {.network = network, .compute = compute, .file = file, .beside = beside};
-    DLM_TRY(dlm__weights_check(layout, file, err));
-    size_t n = 0;
-    for (size_t i = 0; i < layout->n; i++) n += cut(network, &layout->params[i], false, NULL);
-    r.pieces = dlm__calloc(n, sizeof *r.pieces);
-    if (r.pieces == NULL) return dlm__fail_memory(err, file->path, n * sizeof *r.pieces);
-    for (size_t i = 0; i < layout->n; i++)
-        r.n += cut(network, &layout->params[i], in_parts(file, &layout->params[i]), r.pieces + r.n);
+    DLM_TRY(dlm__weights_check(network->layout, file, err));
     const dlm_status status = read_all(&r, err);
     free(r.pieces);
+    free(r.rooms);
     return status;
 }
 

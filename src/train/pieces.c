@@ -20,11 +20,6 @@ bool dlm__muon_takes(const dlm_param *param, dlm_optimizer optimizer) {
     return optimizer == DLM_MUON && param->block_matrix;
 }
 
-/* Where parameter i ends in the blocks, padding included. */
-static size_t end_of(const dlm_layout *layout, size_t i) {
-    return i + 1 < layout->n ? layout->params[i + 1].offset : layout->total;
-}
-
 /* Five Newton-Schulz steps on k rows of K columns: 2kkK for the Gram matrix, 2kkk for its square, 2kkK to
  * turn X. */
 static double cost_of_matrix(const dlm_param *param) {
@@ -60,12 +55,12 @@ static void cut_all(const dlm_layout *layout, dlm_optimizer optimizer, size_t mo
         next = i + 1;
         if (!dlm__muon_takes(param, optimizer)) {
             while (next < layout->n && !dlm__muon_takes(&layout->params[next], optimizer)) next++;
-            cut(pieces, param->offset, end_of(layout, next - 1) - param->offset, most);
+            cut(pieces, param->offset, dlm__layout_end(layout, next - 1) - param->offset, most);
             continue;
         }
         if (pieces->list != NULL) {
             pieces->list[pieces->n] =
-                (dlm_piece){.first = param->offset, .n = end_of(layout, i) - param->offset};
+                (dlm_piece){.first = param->offset, .n = dlm__layout_end(layout, i) - param->offset};
             pieces->matrices[pieces->n] = param;
         }
         pieces->n++;
@@ -76,7 +71,7 @@ static size_t adamw_floats(const dlm_layout *layout, dlm_optimizer optimizer) {
     size_t n = 0;
     for (size_t i = 0; i < layout->n; i++) {
         if (!dlm__muon_takes(&layout->params[i], optimizer))
-            n += end_of(layout, i) - layout->params[i].offset;
+            n += dlm__layout_end(layout, i) - layout->params[i].offset;
     }
     return n;
 }

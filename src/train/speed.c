@@ -136,7 +136,7 @@ static dlm_status prepare_learner(speed_work *w, dlm_error *err) {
     const dlm_layout *of = w->model->layout;
     const dlm_dtype type = w->model->network.type;
     DLM_TRY(dlm__learner_create(of, w->compute, w->recipe.optimizer, type, NULL, &w->learner, err));
-    dlm__network_copy_values(&w->model->network, w->learner->params);
+    DLM_TRY(dlm__network_copy_values(&w->model->network, w->learner->params, err));
     dlm__learner_begin(w->learner);
     w->network = (dlm_network){.layout = of, .params = w->learner->params, .type = type};
     DLM_TRY(dlm__network_allocate_bf16(&w->network, true, err));

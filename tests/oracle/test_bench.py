@@ -204,7 +204,8 @@ def bytes_of_a_step(passes, size, parameters, copied):
     for t, r, _ in passes:
         total += CHANNELS * (t * ((DEPTH - 1) * full + tokens) + r * (masked_forward + masked_backward + final))
         total += r * VOCABULARY * (4 + 2 * size)  # cross-entropy, and the sum of its gradient
-    return total + (50 if copied else 44) * parameters  # AdamW with the average 36, clearing, norm
+    embeddings = (VOCABULARY + LENGTH) * CHANNELS  # which nothing multiplies
+    return total + 44 * parameters + copied * 6 * (parameters - embeddings)  # AdamW with the average 36, clearing, norm
 
 
 class Place:

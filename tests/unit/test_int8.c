@@ -163,8 +163,9 @@ TEST(files) {
     float *of_made = dlm__calloc(made->layout->total, sizeof(float)),
           *of_stored = dlm__calloc(made->layout->total, sizeof(float));
     REQUIRE(of_made != NULL && of_stored != NULL);
-    dlm__network_copy_values(&made->network, of_made);
-    dlm__network_copy_values(&stored->network, of_stored);
+    dlm_error err;
+    REQUIRE_OK(dlm__network_copy_values(&made->network, of_made, &err), &err);
+    REQUIRE_OK(dlm__network_copy_values(&stored->network, of_stored, &err), &err);
     CHECK_MEM_EQ(wide->network.params, of_made, bytes);
     CHECK_ALL_CLOSE(of_stored, of_made, made->layout->total, 1e-7);
     for (size_t i = 0; i < made->layout->n; i++) {
@@ -173,12 +174,11 @@ TEST(files) {
                      parameter.count * sizeof(float));
         CHECK(dlm_model_parameter(made, i).values == parameter.values);
     }
-    dlm__network_copy_values(&made->network, of_stored);
+    REQUIRE_OK(dlm__network_copy_values(&made->network, of_stored, &err), &err);
     CHECK_MEM_EQ(of_stored, of_made, bytes);
     free(of_made), free(of_stored);
     /* Once more, from the values: nothing moves but by the last bit of a scale. */
     dlm_save_options options = dlm_save_defaults();
-    dlm_error err;
     options.numbers = DLM_NUMBERS_INT8;
     REQUIRE_OK(dlm_model_save(stored, again, &options, &err), &err);
     dlm_model *twice = load(again, DLM_PRECISION_AUTO);

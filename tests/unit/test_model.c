@@ -280,20 +280,16 @@ static const dlm_config large_config = {.vocab_size = 3007,
                                         .time = DLM_TIME_ADALN,
                                         .end_token = true};
 
-/* Whether a parameter is in the bfloat16 copy: beside panels only what is multiplied. */
-static bool is_copied(const dlm_network *network, const dlm_param *param) {
-    return !network->panels || (param->ndim == 2 && param->offset != network->layout->tok);
-}
-
 /* Floats as in `whole`, and the bfloat16 copy as one pass over them makes it. */
 static void check_same_network(const dlm_model *model, const dlm_model *whole) {
     const dlm_layout *layout = model->layout;
+    fixture_fill(model);
     CHECK_MEM_EQ(model->network.params, whole->network.params, layout->total * sizeof(float));
     if (model->network.params_bf16 == NULL) return;
     CHECK(model->network.panels == whole->network.panels);
     for (size_t i = 0; i < layout->n; i++) {
         const dlm_param *param = &layout->params[i];
-        if (!is_copied(&model->network, param)) continue;
+        if (!dlm__is_multiplied(layout, param)) continue;
         CHECK_MEM_EQ(model->network.params_bf16 + param->offset, whole->network.params_bf16 + param->offset,
                      param->count * sizeof(dlm_bf16));
     }
@@ -512,7 +508,7 @@ static void check_bf16_copy(dlm_compute *compute, const dlm_network *network) {
     for (size_t p = 0; p < layout->n; p++) {
         const dlm_param *param = &layout->params[p];
         const bool panels = network->panels && param->panels;
-        if (!is_copied(network, param)) continue;
+        if (!dlm__is_multiplied(layout, param)) continue;
         const size_t K = param->shape[1];
         for (size_t i = 0; i < param->count; i++) {
             const size_t row = panels ? i / K : 0, k = panels ? i % K : 0;
