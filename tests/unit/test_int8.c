@@ -299,9 +299,9 @@ static dlm_train_options learning_run(dlm_recipe recipe, const char *data) {
     dlm_train_options o = tiny_run(recipe, data, new_run());
     o.optimizer = DLM_MUON;
     o.ema = 0.95;
-    o.hidden_size = 64;
+    o.hidden_size = 48;
     o.seq_len = 32;
-    o.batch = 16;
+    o.batch = 12;
     o.micro_tokens = 4096;
     o.steps = 400;
     o.warmup = 20;

@@ -191,7 +191,7 @@ static trial run_of(const kind *k, size_t ranks) {
     o.time = k->time;
     o.precision = k->precision;
     if (k->threads > 1) {
-        o.hidden_size = 192;
+        o.hidden_size = 128;
         o.micro_tokens = 4096;
     }
     trial t = trial_of(&o, SIZE_MAX);
