@@ -205,7 +205,7 @@ $(FUZZERS): %-fuzz: %.o $(STATIC)
 
 # The command, with its calls of these led through bench/counted.c.
 COUNTED := passes_loss loss matmul int8_matmul embed embed_backward time_features modulated_norm modulated_norm_backward \
-    gated_residual gated_residual_backward gelu gelu_backward silu silu_backward column_sum add to_type from_bf16 gather_rows \
+    gated_residual gated_residual_backward gelu gelu_backward silu silu_backward column_sum to_type from_bf16 gather_rows \
     scatter_add_rows rotate rotate_rows attention attention_rows attention_backward attention_rows_backward softmax cross_entropy \
     sum_of_squares adamw
 $(OUT)/bench/counted: $(CLI_OBJECTS)

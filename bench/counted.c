@@ -273,12 +273,6 @@ void __wrap_dlm__column_sum(dlm_compute *compute, size_t rows, size_t N, const v
     __real_dlm__column_sum(compute, rows, N, x, type, sum);
 }
 
-WATCH(dlm__add);
-void __wrap_dlm__add(dlm_compute *compute, size_t n, const float *x, float *y) {
-    note_bytes("add", 3 * of_float * (double)n);
-    __real_dlm__add(compute, n, x, y);
-}
-
 WATCH(dlm__to_type);
 void __wrap_dlm__to_type(dlm_compute *compute, size_t n, const float *x, void *y, dlm_dtype type) {
     note_bytes("to_type", (double)n * (of_float + size_of(type)));
