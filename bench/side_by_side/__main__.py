@@ -20,12 +20,12 @@ from rows import ROWS
 # nothing else to do, what it prepares included.
 QUICK = {
     "machine": 9,
-    "train-small": 40,
-    "generate-small": 16,
-    "forward": 45,
-    "start": 6,
-    "encode": 6,
-    "tokenizer-train": 6,
+    "train-small": 32,
+    "generate-small": 14,
+    "forward": 42,
+    "start": 5,
+    "encode": 5,
+    "tokenizer-train": 5,
     "memory": 100,
     "generate-base": 120,
     "train-base": 150,
@@ -95,10 +95,11 @@ def foot(results: dict, path: Path, verdicts: bool) -> None:
     met, missed = (sum(line.met is verdict for line in lines) for verdict in (True, False))
     failed = sum(line.failed for line in lines)
     said = f"{met} goals met, {missed} not" if verdicts else "No verdicts, since the work is less than the goals' here"
-    print(
-        f"\n{said}{f'; {failed} lines failed' if failed else ''}; all figures are in {path}. Ratios are of medians of "
-        f"{results['options']['rounds']} rounds in turn; in brackets the least and the most."
+    rounds = results["options"]["rounds"]
+    ratios = (
+        f"of medians of {rounds} rounds in turn; in brackets the least and the most" if rounds > 1 else "of one round"
     )
+    print(f"\n{said}{f'; {failed} lines failed' if failed else ''}; all figures are in {path}. Ratios are {ratios}.")
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

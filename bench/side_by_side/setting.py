@@ -46,7 +46,7 @@ class Size:
 
 SIZES = {
     "full": Size(5, "small", "base", 3, (32, 16), 4, 80, 80, 1.0, ALL, 1800, "train", 1000, 500),
-    "quick": Size(2, "small", "base", 1, (32, 16), 4, 80, 8, 0.2, ALL[:2], 60, "valid", 0, 0, 4, False, 180),
+    "quick": Size(1, "small", "base", 1, (32, 16), 4, 80, 8, 0.2, ALL[:2], 60, "valid", 0, 0, 4, False, 180),
     "test": Size(2, "tiny", "tiny", 1, (4, 2), 2, 16, 4, 0.01, ALL[1:2], 120, "valid", 20, 16, 16),
 }
 
