@@ -39,6 +39,10 @@ typedef struct dlm_compute dlm_compute;
 /* isa: NULL for the best that this machine has, or "baseline", "avx2", "avx512", "avx512_bf16", "reference"
  * (plain loops for products and kernels alike). DLM_UNSUPPORTED when the machine or the build lacks it. */
 dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error *err);
+/* Another of the same instruction set, for a thread beside. */
+dlm_status dlm__compute_another(const dlm_compute *compute, dlm_compute **another, dlm_error *err);
+/* compute has failed where one of them has. */
+void dlm__compute_join(dlm_compute *compute, const dlm_compute *another);
 void dlm__compute_free(dlm_compute *compute);
 dlm_status dlm__compute_status(const dlm_compute *compute, dlm_error *err);
 /* The i-th instruction set of this build, best first, "reference" last; NULL behind them. */

@@ -118,6 +118,14 @@ dlm_status dlm__compute_create(const char *isa, dlm_compute **compute, dlm_error
     return DLM_OK;
 }
 
+dlm_status dlm__compute_another(const dlm_compute *compute, dlm_compute **another, dlm_error *err) {
+    return dlm__compute_create(compute->kernels->name, another, err);
+}
+
+void dlm__compute_join(dlm_compute *compute, const dlm_compute *another) {
+    if (compute->error.status == DLM_OK) compute->error = another->error;
+}
+
 void dlm__compute_free(dlm_compute *compute) {
     if (compute == NULL) return;
 #ifdef DLM_BACKEND_ONEDNN

@@ -18,6 +18,55 @@ static bool is_own(const dlm_learner *learner, size_t piece) {
     return learner->pieces.list[piece].rank == dlm_ranks_rank(learner->ranks);
 }
 
+/* ---- small matrices ----------------------------------------------------------------------------------- */
+
+/* Elements of a matrix that threads take one of each, rather than share: Newton-Schulz has some forty steps
+ * at each of which they would wait for each other. */
+#define SMALL_MATRIX ((size_t)1 << 18)
+
+static bool is_small(const dlm_learner *learner, size_t piece) {
+    return learner->pieces.matrices[piece] != NULL && learner->pieces.list[piece].n <= SMALL_MATRIX &&
+           is_own(learner, piece);
+}
+
+/* Each to the team that has least to do. */
+static void deal_small(dlm_learner *learner, double *loads) {
+    for (size_t i = 0; i < learner->pieces.n; i++) {
+        learner->team[i] = SIZE_MAX;
+        if (learner->teams == 0 || !is_small(learner, i)) continue;
+        size_t least = 0;
+        for (size_t t = 1; t < learner->teams; t++)
+            if (loads[t] < loads[least]) least = t;
+        learner->team[i] = least;
+        loads[least] += dlm__piece_cost(&learner->pieces, i);
+    }
+}
+
+/* As many teams as there are threads, unless there is nothing to share out. */
+static dlm_status make_teams(dlm_learner *learner, const dlm_compute *compute, dlm_error *err) {
+    const size_t threads = dlm__threads();
+    size_t small = 0;
+    for (size_t i = 0; i < learner->pieces.n; i++) {
+        if (!is_small(learner, i)) continue;
+        const dlm_param *p = learner->pieces.matrices[i];
+        const size_t need = dlm__muon_scratch(compute, p->shape[0], p->shape[1]);
+        if (need > learner->team_stride) learner->team_stride = need;
+        small++;
+    }
+    const size_t teams = threads > 1 && small > 1 ? threads : 0;
+    double *loads = dlm__calloc(teams + 1, sizeof *loads);
+    learner->team = dlm__calloc(learner->pieces.n, sizeof *learner->team);
+    learner->team_compute = dlm__calloc(teams + 1, sizeof *learner->team_compute);
+    dlm_status status = DLM_OK;
+    if (loads == NULL || learner->team == NULL || learner->team_compute == NULL)
+        status = dlm__fail_memory(err, "the optimiser's state", learner->pieces.n * sizeof *learner->team);
+    for (; status == DLM_OK && learner->teams < teams; learner->teams++)
+        status = dlm__compute_another(compute, &learner->team_compute[learner->teams], err);
+    if (status == DLM_OK) deal_small(learner, loads);
+    free(loads);
+    return status;
+}
+
 /* ---- create, free ------------------------------------------------------------------------------------- */
 
 /* The largest scratch that Muon needs for a matrix of this rank. */
@@ -49,6 +98,7 @@ static void bind(dlm_learner *learner, size_t scratch) {
     learner->average = dlm__arena_take(arena, learner->own, sizeof(float));
     learner->squares = dlm__arena_take(arena, learner->v_total, sizeof(float));
     learner->scratch = dlm__arena_take(arena, scratch, sizeof(float));
+    learner->team_scratch = dlm__arena_take(arena, learner->teams * learner->team_stride, sizeof(float));
     learner->tensor = dlm__arena_take(arena, largest_tensor(learner), sizeof(float));
 }
 
@@ -78,6 +128,7 @@ dlm_status dlm__learner_create(const dlm_layout *layout, const dlm_compute *comp
     if (made == NULL) return dlm__fail_memory(err, "the optimiser's state", sizeof *made);
     *made = (dlm_learner){.layout = layout, .ranks = ranks, .optimizer = optimizer, .muon_type = muon_type};
     dlm_status status = divide(made, err);
+    if (status == DLM_OK) status = make_teams(made, compute, err);
     if (status == DLM_OK) {
         size_t scratch = largest_scratch(made, compute);
         bind(made, scratch);
@@ -95,6 +146,9 @@ void dlm__learner_free(dlm_learner *learner) {
     if (learner == NULL) return;
     dlm__arena_free(&learner->arena);
     dlm__pieces_free(&learner->pieces);
+    for (size_t t = 0; t < learner->teams; t++) dlm__compute_free(learner->team_compute[t]);
+    free(learner->team_compute);
+    free(learner->team);
     free(learner->at);
     free(learner->v_at);
     free(learner);
@@ -154,36 +208,59 @@ dlm_status dlm__learner_reduce(dlm_learner *learner, dlm_compute *compute, dlm_s
     return DLM_OK;
 }
 
+typedef struct updating {
+    const dlm_learner *learner;
+    dlm_adamw adamw;
+    dlm_muon muon;
+} updating;
+
+static void update_piece(const updating *u, size_t i, dlm_compute *compute, float *scratch) {
+    const dlm_learner *learner = u->learner;
+    const dlm_piece *piece = &learner->pieces.list[i];
+    const dlm_param *matrix = learner->pieces.matrices[i];
+    float *params = learner->params + piece->first, *gradients = learner->gradients + piece->first;
+    float *momenta = learner->momentum + learner->at[i], *average = learner->average + learner->at[i];
+    if (matrix != NULL)
+        dlm__muon(compute, &u->muon, matrix->shape[0], matrix->shape[1], params, gradients, momenta, average,
+                  scratch);
+    else
+        dlm__adamw(compute, &u->adamw, piece->n, params, gradients, momenta,
+                   learner->squares + learner->v_at[i], average);
+}
+
+/* The small matrices of a team, which is one thread. */
+static void update_team(void *context, size_t team) {
+    const updating *u = context;
+    const dlm_learner *learner = u->learner;
+    for (size_t i = 0; i < learner->pieces.n; i++)
+        if (learner->team[i] == team)
+            update_piece(u, i, learner->team_compute[team],
+                         learner->team_scratch + team * learner->team_stride);
+}
+
 void dlm__learner_update(dlm_learner *learner, dlm_compute *compute, const dlm_update *update) {
     /* g *= min(1, clip / (norm + eps)) */
-    double scale = update->clip > 0 ? fmin(1.0, update->clip / (update->norm + clip_eps)) : 1.0;
-    dlm_adamw adamw = {.lr = update->lr,
-                       .beta1 = beta1,
-                       .beta2 = beta2,
-                       .eps = adam_eps,
-                       .decay = update->weight_decay,
-                       .ema_decay = update->ema_decay,
-                       .grad_scale = scale,
-                       .step = update->step};
-    dlm_muon muon = {.lr = update->lr,
-                     .momentum = momentum,
-                     .decay = update->weight_decay,
-                     .ema_decay = update->ema_decay,
-                     .grad_scale = scale,
-                     .type = learner->muon_type};
-    for (size_t i = 0; i < learner->pieces.n; i++) {
-        if (!is_own(learner, i)) continue;
-        const dlm_piece *piece = &learner->pieces.list[i];
-        const dlm_param *matrix = learner->pieces.matrices[i];
-        float *params = learner->params + piece->first, *gradients = learner->gradients + piece->first;
-        float *momenta = learner->momentum + learner->at[i], *average = learner->average + learner->at[i];
-        if (matrix != NULL)
-            dlm__muon(compute, &muon, matrix->shape[0], matrix->shape[1], params, gradients, momenta, average,
-                      learner->scratch);
-        else
-            dlm__adamw(compute, &adamw, piece->n, params, gradients, momenta,
-                       learner->squares + learner->v_at[i], average);
-    }
+    const double scale = update->clip > 0 ? fmin(1.0, update->clip / (update->norm + clip_eps)) : 1.0;
+    updating u = {.learner = learner,
+                  .adamw = {.lr = update->lr,
+                            .beta1 = beta1,
+                            .beta2 = beta2,
+                            .eps = adam_eps,
+                            .decay = update->weight_decay,
+                            .ema_decay = update->ema_decay,
+                            .grad_scale = scale,
+                            .step = update->step},
+                  .muon = {.lr = update->lr,
+                           .momentum = momentum,
+                           .decay = update->weight_decay,
+                           .ema_decay = update->ema_decay,
+                           .grad_scale = scale,
+                           .type = learner->muon_type}};
+    for (size_t i = 0; i < learner->pieces.n; i++)
+        if (is_own(learner, i) && learner->team[i] == SIZE_MAX)
+            update_piece(&u, i, compute, learner->scratch);
+    dlm__parallel_for(learner->teams, update_team, &u);
+    for (size_t t = 0; t < learner->teams; t++) dlm__compute_join(compute, learner->team_compute[t]);
 }
 
 dlm_status dlm__learner_collect(dlm_learner *learner, dlm_status mine, dlm_error *err) {

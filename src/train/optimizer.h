@@ -30,6 +30,13 @@ typedef struct dlm_learner {
     size_t v_total;
     float *tensor;  /* with other ranks: the largest parameter, on its way to or from a file */
     float *scratch; /* for the largest of Muon's matrices */
+    /* Threads that each take some of Muon's small matrices whole, and what they need; 0: all threads share
+     * every matrix. */
+    size_t teams;
+    dlm_compute **team_compute; /* (teams) */
+    float *team_scratch;        /* (teams, team_stride) */
+    size_t team_stride;
+    size_t *team; /* of each piece: who takes it, SIZE_MAX for all */
     dlm_arena arena;
 } dlm_learner;
 
