@@ -369,3 +369,43 @@ TEST(second_moments_of_adamw_alone) {
     close_run(&r);
     close_fixture(&f);
 }
+
+/* One update of the fixture "plain" by Muon with so many threads, from gradients that are not 0; the weights,
+ * or NULL. Free them. */
+static float *updated_by(size_t threads, size_t *n) {
+    fixture f;
+    run r = {0};
+    double loss;
+    float *params = NULL;
+    dlm_set_threads(threads);
+    if (open_fixture("plain", "muon", &f) && open_run(&f, NULL, DLM_MUON, DLM_F32, &r) &&
+        differentiate(&f, &r, 0, &loss)) {
+        const dlm_update update = {.lr = 0.01, .ema_decay = 0.999, .step = 1};
+        CHECK_INT_EQ(r.learner->teams, threads == 1 ? 0 : threads);
+        for (size_t i = 0; i < r.learner->pieces.n; i++) {
+            const bool shared = threads == 1 || r.learner->pieces.matrices[i] == NULL;
+            CHECK((r.learner->team[i] == SIZE_MAX) == shared);
+        }
+        dlm__learner_update(r.learner, r.compute, &update);
+        CHECK_OK(dlm__compute_status(r.compute, NULL), NULL);
+        *n = f.layout->total;
+        params = (float *)(void *)dlm__copy_bytes(r.learner->params, *n * sizeof *params);
+    }
+    close_run(&r);
+    close_fixture(&f);
+    dlm_set_threads(0);
+    return params;
+}
+
+/* Matrices that threads take one each become what they become when all threads share them, but for the order
+ * of the sum of a norm. */
+TEST(a_small_matrix_for_each_thread) {
+    size_t n = 0, m = 0;
+    float *one = updated_by(1, &n), *three = updated_by(3, &m);
+    REQUIRE(one != NULL && three != NULL && n == m);
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) worst = fmax(worst, fabs((double)one[i] - (double)three[i]));
+    CHECK_CLOSE(worst, 0, 1e-6);
+    free(one);
+    free(three);
+}
