@@ -418,7 +418,16 @@ def likelihood_line(found: dict[str, dict], rival: str, goal: float) -> Line:
 
 
 def reached(points):
-    return next((p["seconds"] for p in points if p["nelbo"] <= WANTED), None)
+    """The seconds at which a straight line through the points first comes down to WANTED: they lie whole percents of a
+    run apart."""
+    before = None
+    for now in points:
+        if now["nelbo"] <= WANTED:
+            share = 1 if before is None else (before["nelbo"] - WANTED) / (before["nelbo"] - now["nelbo"])
+            start = 0 if before is None else before["seconds"]
+            return start + share * (now["seconds"] - start)
+        before = now
+    return None
 
 
 def save_every(setting: Setting) -> int:
