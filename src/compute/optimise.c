@@ -25,10 +25,9 @@ void dlm__adamw(dlm_compute *compute, const dlm_adamw *a, size_t n, float *p, co
     }
 }
 
-/* ---- Muon
- * ---------------------------------------------------------------------------------------------------------
- *
- * Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024), with the scaling of
+/* ---- Muon ---------------------------------------------------------------------------------------------- */
+
+/* Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024), with the scaling of
  * Liu et al., Muon is scalable for LLM training (2025).
  *
  * Newton-Schulz works on X with no more rows than columns. Where the matrix has more rows, its transpose
