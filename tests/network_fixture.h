@@ -68,6 +68,27 @@ static inline void fixture_lay_rows(dlm_model *model) {
     dlm__compute_free(compute);
 }
 
+/* Weights are read by pieces: the matrices of this model are several, some of a width that pieces are no
+ * multiple of. */
+__attribute__((unused)) static const dlm_config large_config = {.vocab_size = 3007,
+                                                                .max_seq_len = 40,
+                                                                .hidden_size = 136,
+                                                                .depth = 2,
+                                                                .num_heads = 4,
+                                                                .mlp_ratio = 4,
+                                                                .time = DLM_TIME_ADALN,
+                                                                .end_token = true};
+
+/* The model at path; NULL where it cannot be loaded. */
+static inline dlm_model *fixture_load(const char *path, dlm_precision precision) {
+    dlm_model_options options = dlm_model_defaults();
+    dlm_model *model = NULL;
+    dlm_error err;
+    options.precision = precision;
+    CHECK_OK(dlm_model_load(path, &options, &model, &err), &err);
+    return model;
+}
+
 /* A model of normal weights with this deviation, for contexts of every instruction set. */
 static inline dlm_model *fixture_random(const dlm_config *config, dlm_precision precision, float deviation) {
     dlm_layout *layout;

@@ -421,12 +421,12 @@ def reached(points):
     """The seconds at which a straight line through the points first comes down to WANTED: they lie whole percents of a
     run apart."""
     before = None
-    for now in points:
-        if now["nelbo"] <= WANTED:
-            share = 1 if before is None else (before["nelbo"] - WANTED) / (before["nelbo"] - now["nelbo"])
+    for point in points:
+        if point["nelbo"] <= WANTED:
+            share = 1 if before is None else (before["nelbo"] - WANTED) / (before["nelbo"] - point["nelbo"])
             start = 0 if before is None else before["seconds"]
-            return start + share * (now["seconds"] - start)
-        before = now
+            return start + share * (point["seconds"] - start)
+        before = point
     return None
 
 

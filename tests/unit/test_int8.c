@@ -7,15 +7,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static dlm_model *load(const char *path, dlm_precision precision) {
-    dlm_model_options options = dlm_model_defaults();
-    dlm_model *model = NULL;
-    dlm_error err;
-    options.precision = precision;
-    CHECK_OK(dlm_model_load(path, &options, &model, &err), &err);
-    return model;
-}
-
 /* Logits of the fixture's packed batch, at every other position if `some`; free() them. */
 static float *logits_of(dlm_compute *compute, const dlm_model *model, const char *folder, bool some,
                         size_t *n) {
@@ -70,8 +61,8 @@ static void near_float_in(dlm_compute *compute, dlm_compute *plain, const char *
 static void near_float(dlm_compute *compute, const char *folder) {
     char name[128];
     (void)snprintf(name, sizeof name, "%s/model.safetensors", folder);
-    dlm_model *full = load(golden_path(name), DLM_PRECISION_F32),
-              *small = load(golden_path(name), DLM_PRECISION_INT8);
+    dlm_model *full = fixture_load(golden_path(name), DLM_PRECISION_F32),
+              *small = fixture_load(golden_path(name), DLM_PRECISION_INT8);
     dlm_compute *plain = NULL;
     dlm_error err;
     REQUIRE(full != NULL && small != NULL);
@@ -154,8 +145,8 @@ TEST(files) {
     const char *dir = temporary_dir(), *file = path_in(dir, "small.safetensors"),
                *again = path_in(dir, "again");
     convert_to(file);
-    dlm_model *made = load(golden_path("tiny/final.pt"), DLM_PRECISION_INT8),
-              *stored = load(file, DLM_PRECISION_AUTO), *wide = load(file, DLM_PRECISION_F32);
+    dlm_model *made = fixture_load(golden_path("tiny/final.pt"), DLM_PRECISION_INT8),
+              *stored = fixture_load(file, DLM_PRECISION_AUTO), *wide = fixture_load(file, DLM_PRECISION_F32);
     REQUIRE(made != NULL && stored != NULL && wide != NULL);
     const size_t bytes = made->layout->total * sizeof(float);
     CHECK_INT_EQ(dlm_model_precision(stored), DLM_PRECISION_INT8);
@@ -181,7 +172,7 @@ TEST(files) {
     dlm_save_options options = dlm_save_defaults();
     options.numbers = DLM_NUMBERS_INT8;
     REQUIRE_OK(dlm_model_save(stored, again, &options, &err), &err);
-    dlm_model *twice = load(again, DLM_PRECISION_AUTO);
+    dlm_model *twice = fixture_load(again, DLM_PRECISION_AUTO);
     REQUIRE(twice != NULL);
     for (size_t i = 0; i < made->layout->n; i++) {
         const dlm_int8 *a = made->network.int8[i], *b = twice->network.int8[i];
@@ -317,7 +308,8 @@ TEST(a_trained_model_keeps_its_likelihood) {
         const dlm_train_options o = learning_run((dlm_recipe)recipe, data);
         dlm_train_report report;
         REQUIRE(train(&o, SIZE_MAX, &report));
-        dlm_model *full = load(o.run, DLM_PRECISION_F32), *small = load(o.run, DLM_PRECISION_INT8);
+        dlm_model *full = fixture_load(o.run, DLM_PRECISION_F32),
+                  *small = fixture_load(o.run, DLM_PRECISION_INT8);
         dlm_data *texts = NULL;
         dlm_error err;
         dlm_eval_options options = dlm_eval_defaults();

@@ -270,16 +270,6 @@ TEST(saved_and_loaded) {
 
 /* ---- large ones, which several threads read by pieces -------------------------------------------------- */
 
-/* Its matrices are several pieces, some of a width that pieces are no multiple of. */
-static const dlm_config large_config = {.vocab_size = 3007,
-                                        .max_seq_len = 40,
-                                        .hidden_size = 136,
-                                        .depth = 2,
-                                        .num_heads = 4,
-                                        .mlp_ratio = 4,
-                                        .time = DLM_TIME_ADALN,
-                                        .end_token = true};
-
 /* Floats as in `whole`, and the bfloat16 copy as one pass over them makes it. */
 static void check_same_network(const dlm_model *model, const dlm_model *whole) {
     const dlm_layout *layout = model->layout;

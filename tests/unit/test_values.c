@@ -9,25 +9,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Its matrices are several pieces, some of a width that pieces are no multiple of. */
-static const dlm_config config = {.vocab_size = 3007,
-                                  .max_seq_len = 40,
-                                  .hidden_size = 136,
-                                  .depth = 2,
-                                  .num_heads = 4,
-                                  .mlp_ratio = 4,
-                                  .time = DLM_TIME_ADALN,
-                                  .end_token = true};
-
-static dlm_model *load(const char *path, dlm_precision precision) {
-    dlm_model_options options = dlm_model_defaults();
-    dlm_model *model = NULL;
-    dlm_error err;
-    options.precision = precision;
-    CHECK_OK(dlm_model_load(path, &options, &model, &err), &err);
-    return model;
-}
-
 /* DIR/name of random weights, or these rounded. */
 static const char *write_model(const char *dir, const char *name, uint64_t seed, dlm_numbers numbers) {
     const char *path = path_in(dir, name);
@@ -36,7 +17,7 @@ static const char *write_model(const char *dir, const char *name, uint64_t seed,
     dlm_error err;
     options.numbers = numbers;
     options.overwrite = true;
-    if (CHECK_OK(dlm_model_random(&config, DLM_PRECISION_F32, seed, &model, &err), &err))
+    if (CHECK_OK(dlm_model_random(&large_config, DLM_PRECISION_F32, seed, &model, &err), &err))
         CHECK_OK(dlm_model_save(model, path, &options, &err), &err);
     dlm_model_free(model);
     return path;
@@ -84,20 +65,21 @@ TEST(values_of_the_file) {
                                           DLM_NUMBERS_INT8};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         const char *path = write_model(temporary_dir(), "model.safetensors", 3, numbers[i]);
-        dlm_model *model = load(path, DLM_PRECISION_BF16), *want = load(path, DLM_PRECISION_F32);
+        dlm_model *model = fixture_load(path, DLM_PRECISION_BF16),
+                  *want = fixture_load(path, DLM_PRECISION_F32);
         dlm_error err;
         REQUIRE(model != NULL && want != NULL);
         check_context("stored as %s", dlm_model_stored(model));
         const size_t total = model->layout->total;
         float *all = dlm__calloc(total, sizeof *all);
         /* 2 of times, the final two, and 5 of each block. */
-        CHECK_INT_EQ(count_absent(model), 2 + 2 + 5 * config.depth);
+        CHECK_INT_EQ(count_absent(model), 2 + 2 + 5 * large_config.depth);
         CHECK_INT_EQ(count_absent(want), 0);
         CHECK(want->file == NULL && dlm_model_describe_parameter(model, 4).values == NULL);
         memset(all, 1, total * sizeof *all);
         CHECK_OK(dlm__network_copy_values(&model->network, all, &err), &err);
         CHECK_MEM_EQ(all, want->network.params, total * sizeof *all);
-        CHECK_INT_EQ(count_absent(model), 2 + 2 + 5 * config.depth);
+        CHECK_INT_EQ(count_absent(model), 2 + 2 + 5 * large_config.depth);
         same_saved(model, want);
         same_values(model, want);
         CHECK_INT_EQ(count_absent(model), 0);
@@ -110,7 +92,7 @@ TEST(values_of_the_file) {
 /* A .pt is not read in parts: it stays as it was read, and is closed. */
 TEST(values_of_a_checkpoint) {
     const char *path = write_model(temporary_dir(), "model.pt", 3, DLM_NUMBERS_F32);
-    dlm_model *model = load(path, DLM_PRECISION_BF16), *want = load(path, DLM_PRECISION_F32);
+    dlm_model *model = fixture_load(path, DLM_PRECISION_BF16), *want = fixture_load(path, DLM_PRECISION_F32);
     REQUIRE(model != NULL && want != NULL);
     CHECK(count_absent(model) == 0 && model->file == NULL);
     same_values(model, want);
@@ -122,10 +104,10 @@ TEST(values_of_a_checkpoint) {
 TEST(values_beside_integers) {
     const char *path = write_model(temporary_dir(), "model.safetensors", 3, DLM_NUMBERS_F32),
                *pt = write_model(temporary_dir(), "model.pt", 3, DLM_NUMBERS_F32);
-    dlm_model *model = load(path, DLM_PRECISION_INT8), *whole = load(pt, DLM_PRECISION_INT8),
-              *want = load(path, DLM_PRECISION_F32);
+    dlm_model *model = fixture_load(path, DLM_PRECISION_INT8), *whole = fixture_load(pt, DLM_PRECISION_INT8),
+              *want = fixture_load(path, DLM_PRECISION_F32);
     REQUIRE(model != NULL && whole != NULL && want != NULL);
-    const size_t matrices = 1 + 4 * config.depth, others = 2 + 1 + config.depth;
+    const size_t matrices = 1 + 4 * large_config.depth, others = 2 + 1 + large_config.depth;
     CHECK_INT_EQ(count_absent(model), dlm__bf16_native() ? matrices + others : matrices);
     CHECK_INT_EQ(count_absent(whole), matrices);
     for (size_t i = 0; i < model->layout->n; i++) {
@@ -167,9 +149,9 @@ static void *ask(void *user) {
 /* Both get what is there for good; integers are multiplied by their scales once. */
 TEST(two_threads_ask_at_once) {
     const char *path = write_model(temporary_dir(), "model.safetensors", 3, DLM_NUMBERS_INT8);
-    dlm_model *want = load(path, DLM_PRECISION_F32);
+    dlm_model *want = fixture_load(path, DLM_PRECISION_F32);
     for (int round = 0; round < 8; round++) {
-        dlm_model *model = load(path, DLM_PRECISION_BF16);
+        dlm_model *model = fixture_load(path, DLM_PRECISION_BF16);
         REQUIRE(model != NULL && want != NULL && model->layout->n <= 64);
         asking asked[2] = {{.model = model, .want = want, .backwards = round % 2 == 1},
                            {.model = model, .want = want}};
@@ -188,7 +170,8 @@ TEST(two_threads_ask_at_once) {
 TEST(a_file_that_is_replaced_or_removed) {
     const char *dir = temporary_dir(), *path = write_model(dir, "model.safetensors", 3, DLM_NUMBERS_F32);
     for (int removed = 0; removed < 2; removed++) {
-        dlm_model *model = load(path, DLM_PRECISION_BF16), *want = load(path, DLM_PRECISION_F32);
+        dlm_model *model = fixture_load(path, DLM_PRECISION_BF16),
+                  *want = fixture_load(path, DLM_PRECISION_F32);
         REQUIRE(model != NULL && want != NULL);
         if (removed == 1) CHECK(unlink(path) == 0);
         if (removed == 0) CHECK(rename(write_model(dir, "other.safetensors", 4, DLM_NUMBERS_F32), path) == 0);
@@ -203,7 +186,8 @@ TEST(saved_over_itself) {
     const char *const paths[] = {write_model(dir, "model.safetensors", 3, DLM_NUMBERS_F32),
                                  write_model(dir, "folder", 3, DLM_NUMBERS_F32)};
     for (size_t i = 0; i < 2; i++) {
-        dlm_model *want = load(paths[i], DLM_PRECISION_F32), *model = load(paths[i], DLM_PRECISION_BF16);
+        dlm_model *want = fixture_load(paths[i], DLM_PRECISION_F32),
+                  *model = fixture_load(paths[i], DLM_PRECISION_BF16);
         dlm_save_options options = dlm_save_defaults();
         dlm_error err;
         REQUIRE(model != NULL && want != NULL);
@@ -214,7 +198,7 @@ TEST(saved_over_itself) {
         REQUIRE_OK(dlm_model_save(model, paths[i], &options, &err), &err);
         same_values(model, want);
         dlm_model_free(model);
-        model = load(paths[i], DLM_PRECISION_F32);
+        model = fixture_load(paths[i], DLM_PRECISION_F32);
         same_values(model, want);
         dlm_model_free(model), dlm_model_free(want);
     }
@@ -224,7 +208,7 @@ static float *logits_of(const dlm_model *model) {
     static const int32_t ids[] = {5, 2, 7, 2};
     const size_t length = sizeof ids / sizeof *ids;
     const float time = 0.5F;
-    float *logits = dlm__calloc(length * config.vocab_size, sizeof *logits);
+    float *logits = dlm__calloc(length * large_config.vocab_size, sizeof *logits);
     dlm_error err;
     CHECK_OK(dlm_model_logits(model, ids, &length, 1, &time, logits, &err), &err);
     return logits;
@@ -240,7 +224,7 @@ static void check_changed(const dlm_model *model, const char *path, const float 
     CHECK_SAYS(&err, path);
     CHECK_SAYS(&err, says);
     CHECK(values == NULL && dlm_model_parameter(model, at).values == NULL);
-    CHECK_INT_EQ(dlm_model_parameter(model, at).count, config.vocab_size * config.hidden_size);
+    CHECK_INT_EQ(dlm_model_parameter(model, at).count, large_config.vocab_size * large_config.hidden_size);
     CHECK(dlm_model_parameter(model, at + 1).values != NULL); /* its bias, which passes read */
     const char *to = path_in(temporary_dir(), "saved");
     CHECK_STATUS(dlm_model_save(model, to, NULL, &err), DLM_IO, &err);
@@ -253,7 +237,7 @@ static void check_changed(const dlm_model *model, const char *path, const float 
     CHECK_STATUS(dlm_speed_measure(model, &options, &speed, &err), DLM_IO, &err);
     CHECK_SAYS(&err, says);
     float *again = logits_of(model);
-    CHECK_MEM_EQ(again, logits, 4 * config.vocab_size * sizeof *again);
+    CHECK_MEM_EQ(again, logits, 4 * large_config.vocab_size * sizeof *again);
     free(again);
 }
 
@@ -261,7 +245,7 @@ TEST(a_file_that_is_changed) {
     const char *dir = temporary_dir();
     for (int cut = 0; cut < 2; cut++) {
         const char *path = write_model(dir, "model.safetensors", 3, DLM_NUMBERS_F32);
-        dlm_model *model = load(path, DLM_PRECISION_BF16);
+        dlm_model *model = fixture_load(path, DLM_PRECISION_BF16);
         REQUIRE(model != NULL);
         float *logits = logits_of(model);
         if (cut == 1) {
@@ -282,7 +266,7 @@ TEST(a_file_that_is_changed) {
 /* Another mode or another name are no change. */
 TEST(a_file_that_is_only_touched_around) {
     const char *dir = temporary_dir(), *path = write_model(dir, "model.safetensors", 3, DLM_NUMBERS_F32);
-    dlm_model *model = load(path, DLM_PRECISION_BF16), *want = load(path, DLM_PRECISION_F32);
+    dlm_model *model = fixture_load(path, DLM_PRECISION_BF16), *want = fixture_load(path, DLM_PRECISION_F32);
     REQUIRE(model != NULL && want != NULL);
     CHECK(chmod(path, 0400) == 0 && link(path, path_in(dir, "second")) == 0);
     CHECK(rename(path, path_in(dir, "third")) == 0);
@@ -308,8 +292,8 @@ static size_t count_descriptors(size_t *inherited) {
 TEST(one_descriptor_each) {
     const char *dir = temporary_dir(), *path = write_model(dir, "model.safetensors", 3, DLM_NUMBERS_F32);
     size_t inherited, still, before = count_descriptors(&inherited);
-    dlm_model *models[3] = {load(path, DLM_PRECISION_BF16), load(path, DLM_PRECISION_BF16),
-                            load(path, DLM_PRECISION_F32)};
+    dlm_model *models[3] = {fixture_load(path, DLM_PRECISION_BF16), fixture_load(path, DLM_PRECISION_BF16),
+                            fixture_load(path, DLM_PRECISION_F32)};
     CHECK_INT_EQ(count_descriptors(&still), before + 2);
     CHECK_INT_EQ(still, inherited);
     for (size_t i = 0; i < 3; i++) dlm_model_free(models[i]);
@@ -325,7 +309,7 @@ TEST(one_descriptor_each) {
 /* A child reads beside its parent: the place in the file is neither's. */
 TEST(forked_processes) {
     const char *path = write_model(temporary_dir(), "model.safetensors", 3, DLM_NUMBERS_F32);
-    dlm_model *model = load(path, DLM_PRECISION_BF16), *want = load(path, DLM_PRECISION_F32);
+    dlm_model *model = fixture_load(path, DLM_PRECISION_BF16), *want = fixture_load(path, DLM_PRECISION_F32);
     REQUIRE(model != NULL && want != NULL);
     (void)fflush(stdout);
     const pid_t child = fork();
@@ -372,7 +356,7 @@ static double share_in_memory(const dlm_model *model, const bool *which) {
  * is small. */
 TEST(memory) {
     static const dlm_precision precisions[] = {DLM_PRECISION_BF16, DLM_PRECISION_INT8};
-    dlm_config wide = config;
+    dlm_config wide = large_config;
     dlm_model *model;
     dlm_error err;
     wide.hidden_size = 512; /* 51 MB: more than the allocator keeps */
@@ -381,7 +365,7 @@ TEST(memory) {
     REQUIRE_OK(dlm__weights_save(model->layout, path, model->network.params, &err), &err);
     dlm_model_free(model);
     for (size_t i = 0; i < 2; i++) {
-        model = load(path, precisions[i]);
+        model = fixture_load(path, precisions[i]);
         REQUIRE(model != NULL);
         const size_t n = model->layout->n;
         bool *which = dlm__calloc(n, 1);
