@@ -42,7 +42,7 @@ static void deal_small(dlm_learner *learner, double *loads) {
     }
 }
 
-/* As many teams as there are threads, unless there is nothing to share out. */
+/* As many teams as there are threads, but no more than matrices; none where there is nothing to share out. */
 static dlm_status make_teams(dlm_learner *learner, const dlm_compute *compute, dlm_error *err) {
     const size_t threads = dlm__threads();
     size_t small = 0;
@@ -53,7 +53,7 @@ static dlm_status make_teams(dlm_learner *learner, const dlm_compute *compute, d
         if (need > learner->team_stride) learner->team_stride = need;
         small++;
     }
-    const size_t teams = threads > 1 && small > 1 ? threads : 0;
+    const size_t most = threads < small ? threads : small, teams = most > 1 ? most : 0;
     double *loads = dlm__calloc(teams + 1, sizeof *loads);
     learner->team = dlm__calloc(learner->pieces.n, sizeof *learner->team);
     learner->team_compute = dlm__calloc(teams + 1, sizeof *learner->team_compute);
@@ -69,12 +69,12 @@ static dlm_status make_teams(dlm_learner *learner, const dlm_compute *compute, d
 
 /* ---- create, free ------------------------------------------------------------------------------------- */
 
-/* The largest scratch that Muon needs for a matrix of this rank. */
+/* The largest scratch that Muon needs for a matrix of this rank that all threads share. */
 static size_t largest_scratch(const dlm_learner *learner, const dlm_compute *compute) {
     size_t most = 0;
     for (size_t i = 0; i < learner->pieces.n; i++) {
         const dlm_param *p = learner->pieces.matrices[i];
-        if (p == NULL || !is_own(learner, i)) continue;
+        if (p == NULL || !is_own(learner, i) || learner->team[i] != SIZE_MAX) continue;
         size_t need = dlm__muon_scratch(compute, p->shape[0], p->shape[1]);
         if (need > most) most = need;
     }
