@@ -71,11 +71,20 @@ class Training:
             return step / warmup
         return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, total - warmup))))
 
-    def step(self) -> int:
-        pick = next(self.picks)
+    def gradients(self, pick):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
             loss, tokens = self.batch_loss(self.ids[pick], self.lengths[pick])
         loss.backward()
+        return loss, tokens
+
+    def prepare(self) -> None:
+        """Compiles, where it does, and learns nothing."""
+        self.gradients(torch.arange(self.options.batch))
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def step(self) -> int:
+        loss, tokens = self.gradients(next(self.picks))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         for stepped in (*self.optimizers, *self.plans):
             stepped.step()
@@ -207,6 +216,7 @@ def main() -> None:
         compile=a.compile,
         **others,
     )
+    work.prepare()
     seconds = tokens = 0
     while work.steps < a.steps and seconds < a.seconds:
         start = time.perf_counter()

@@ -43,9 +43,9 @@ def train(job):
 
     texts = stories.read(Path(job["stories"]))
     work = torch_recipe.training(
-        "original",
+        job.get("recipe", "original"),
         job["preset"],
-        256,
+        job.get("length", 256),
         texts,
         Tokenizer.from_file(job["tokenizer"]),
         batch=job["batch"],
