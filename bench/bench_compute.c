@@ -173,10 +173,10 @@ static void elements(bench *b, size_t n) {
     report_bytes(b, "gelu", 8 * N, seconds);
     BEST(seconds, dlm__gelu(b->compute, n, x, y, NULL, DLM_BF16));
     report_bytes(b, "gelu, bf16", 6 * N, seconds);
-    BEST(seconds, dlm__gelu_backward(b->compute, n, x, w, z, y, DLM_BF16));
-    report_bytes(b, "gelu_backward, bf16, y again", 10 * N, seconds);
-    BEST(seconds, dlm__to_type(b->compute, n, x, y, DLM_BF16));
+    BEST(seconds, dlm__to_type(b->compute, n, x, v, DLM_BF16));
     report_bytes(b, "to bf16", 6 * N, seconds);
+    BEST(seconds, dlm__gelu_backward(b->compute, n, v, w, z, y, DLM_BF16));
+    report_bytes(b, "gelu_backward, bf16, y again", 10 * N, seconds);
     BEST(seconds, (void)dlm__sum_of_squares(b->compute, n, x));
     report_bytes(b, "sum_of_squares", 4 * N, seconds);
     const dlm_adamw a = {1e-3, 0.9, 0.999, 1e-8, 0.01, 0.999, 1, 1};

@@ -162,9 +162,9 @@ static unsigned char *row_at(const activations *a, size_t m) {
 
 static void quantise(const dlm_compute *compute, size_t K, const void *X, dlm_dtype type,
                      const activations *a, dlm_range rows) {
-    for (size_t m = rows.first; m < rows.last; m++)
-        a->scale[m] = compute->kernels->quantise(K, dlm__const_element(X, type, m * K), type, a->form,
-                                                 a->group, row_at(a, m));
+    for (size_t m = rows.first; m < rows.last; m += a->group)
+        compute->kernels->quantise_rows(dlm__least(a->group, rows.last - m), K,
+                                        dlm__const_element(X, type, m * K), type, row_at(a, m), a->scale + m);
 }
 
 /* Some rows, all columns that w has. */
@@ -190,7 +190,9 @@ static void by_onednn(dlm_compute *compute, size_t M, const void *X, dlm_dtype t
     if (!make_room(compute, M, K, DLM_INT8_RAISED, 1, &a)) return;
     int team = dlm__team(M * K, DLM_GRAIN);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (int part = 0; part < team; part++) quantise(compute, K, X, type, &a, dlm__part(M, 1, part, team));
+    for (size_t m = 0; m < M; m++)
+        a.scale[m] = compute->kernels->quantise(K, dlm__const_element(X, type, m * K), type, a.form, a.group,
+                                                row_at(&a, m));
     if (dlm__onednn_product(compute->onednn, &product, (dlm_strides){a.row, K, n}, a.q,
                             weights->rows + first * K, NULL, Y, &compute->error) != DLM_OK)
         return;

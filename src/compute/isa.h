@@ -25,6 +25,24 @@
 #endif
 #endif
 
+/* Weights come from memory where the model is larger than the caches, so that while a column of tiles is
+ * made, the panels of the next are asked for, some lines with each tile; not where tiles are few, which then
+ * wait for them. */
+typedef struct ahead {
+    const char *at;
+    size_t each;
+} ahead;
+
+INLINE ahead ahead_of(const void *panels, size_t bytes, size_t tiles) {
+    enum { ENOUGH_TILES = 8 };
+    const size_t lines = bytes / DLM_ALIGN;
+    return (ahead){panels, tiles < ENOUGH_TILES ? 0 : (lines + tiles - 1) / tiles};
+}
+
+INLINE void ask_ahead(ahead *a) {
+    for (size_t i = 0; i < a->each; i++, a->at += DLM_ALIGN) __builtin_prefetch(a->at, 0, 2);
+}
+
 #define ISA_KERNELS(X)          \
     X(add)                      \
     X(to_bf16)                  \
@@ -49,6 +67,7 @@
     X(softmax)                  \
     X(cross_entropy)            \
     X(quantise)                 \
+    X(quantise_rows)            \
     X(int8_product)             \
     X(int8_values)              \
     X(sum_of_squares)           \

@@ -102,6 +102,80 @@ float KERNEL(quantise)(size_t n, const void *x, dlm_dtype type, dlm_int8_form fo
     return quantise_row(n, x, DLM_F32, form, step, q);
 }
 
+#if defined(__AVX512VNNI__)
+
+/* W integers of each of eight rows, raised, as four quads of all rows. */
+INLINE void put_group(const vi v[INT8_ROWS], char *q) {
+    const __m512i low = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(2));
+    __m512i halves[2];
+    UNROLL
+    for (size_t h = 0; h < 2; h++) {
+        __m128i rows[4];
+        UNROLL
+        for (size_t r = 0; r < 4; r++) rows[r] = _mm512_cvtepi32_epi8((__m512i)(v[4 * h + r] + DLM_RAISED));
+        halves[h] = _mm512_inserti32x4(_mm512_castsi128_si512(rows[0]), rows[1], 1);
+        halves[h] = _mm512_inserti32x4(halves[h], rows[2], 2);
+        halves[h] = _mm512_inserti32x4(halves[h], rows[3], 3);
+    }
+    const __m512i quads[2] = {_mm512_permutex2var_epi32(halves[0], low, halves[1]),
+                              _mm512_permutex2var_epi32(halves[0], high, halves[1])};
+    memcpy(q, quads, sizeof quads);
+}
+
+/* Elements i .. i + n - 1, n <= W, of each row, to their quads. */
+INLINE void quantise_part(size_t i, size_t n, size_t row, const void *x, dlm_dtype type,
+                          const float factor[INT8_ROWS], char *q) {
+    vi v[INT8_ROWS];
+    UNROLL
+    for (size_t r = 0; r < INT8_ROWS; r++) {
+        const size_t at = r * row + i;
+        v[r] = vi_round((n < W ? vf_get_part(x, type, at, n) : vf_get(x, type, at)) * factor[r]);
+    }
+    put_group(v, q);
+}
+
+/* A whole group whose scales are all right, or nothing. The type is a constant where this is called. */
+INLINE bool quantise_group(size_t n, const void *x, dlm_dtype type, char *q, float *scale) {
+    float factor[INT8_ROWS];
+    for (size_t r = 0; r < INT8_ROWS; r++) {
+        const void *row = dlm__const_element(x, type, r * n);
+        scale[r] = (type == DLM_BF16 ? row_reach_bf16(n, row) : row_reach(n, row)) / 127.0F;
+        factor[r] = 1.0F / scale[r];
+        if (!isfinite(factor[r])) return false;
+    }
+    size_t i = 0;
+    for (; i + W <= n; i += W) quantise_part(i, W, n, x, type, factor, q + i * INT8_ROWS);
+    if (i < n) {
+        char last[W * INT8_ROWS];
+        quantise_part(i, n - i, n, x, type, factor, last);
+        memcpy(q + i * INT8_ROWS, last, (n - i + 3) / 4 * 4 * INT8_ROWS);
+    }
+    return true;
+}
+
+static bool whole_group(size_t rows, size_t n, const void *x, dlm_dtype type, void *q, float *scale) {
+    if (rows < INT8_ROWS) return false;
+    return type == DLM_BF16 ? quantise_group(n, x, DLM_BF16, q, scale)
+                            : quantise_group(n, x, DLM_F32, q, scale);
+}
+
+#else
+
+static bool whole_group(size_t rows, size_t n, const void *x, dlm_dtype type, void *q, const float *scale) {
+    (void)rows, (void)n, (void)x, (void)type, (void)q, (void)scale;
+    return false;
+}
+
+#endif
+
+void KERNEL(quantise_rows)(size_t rows, size_t n, const void *x, dlm_dtype type, void *q, float *scale) {
+    if (whole_group(rows, n, x, type, q, scale)) return;
+    for (size_t r = 0; r < rows; r++)
+        scale[r] = KERNEL(quantise)(n, dlm__const_element(x, type, r * n), type, INT8_FORM, INT8_ROWS,
+                                    (char *)q + r * 4 * dlm__int8_size(INT8_FORM));
+}
+
 /* ---- the product -------------------------------------------------------------------------------------- */
 
 /* Sums that a column has, columns of a vector of them, and the vectors of a tile. */
@@ -238,8 +312,16 @@ INLINE void tile(const dlm_int8_product *x, size_t rows, size_t vectors, size_t 
 }
 
 INLINE void column(const dlm_int8_product *x, size_t vectors, size_t j) {
+    const size_t panel = x->quads * DLM_PANEL * 4,
+                 most = (TILE_VECTORS * COLUMNS + DLM_PANEL - 1) / DLM_PANEL;
+    const size_t next = (j + vectors * COLUMNS) / DLM_PANEL, end = (x->columns + DLM_PANEL - 1) / DLM_PANEL;
+    const size_t panels = next >= end ? 0 : end - next < most ? end - next : most;
+    ahead coming = ahead_of(x->panels + next * panel, panels * panel, x->rows / INT8_ROWS);
     size_t i = 0;
-    for (; i + INT8_ROWS <= x->rows; i += INT8_ROWS) tile(x, INT8_ROWS, vectors, i, j);
+    for (; i + INT8_ROWS <= x->rows; i += INT8_ROWS) {
+        ask_ahead(&coming);
+        tile(x, INT8_ROWS, vectors, i, j);
+    }
     if (INT8_ROWS > 4)
         for (; i + 4 <= x->rows; i += 4) tile(x, 4, vectors, i, j);
     if (INT8_ROWS > 2)

@@ -175,21 +175,15 @@ INLINE void tile(const dlm_pairs *x, size_t rows, size_t vectors, size_t i, size
     put_sums(rows, vectors, sum, y, x->stride);
 }
 
-/* Tiles of a column that are enough to ask meanwhile for the next one's panels. */
-#define ENOUGH_TILES ((size_t)8)
-
-/* A column of tiles. Weights come from memory where the model is larger than the caches, so the panels of the
- * next column are asked for, a part with each tile. */
 INLINE void column(const dlm_pairs *x, size_t vectors, size_t j) {
-    const size_t line = DLM_PANEL * 2 * sizeof(dlm_bf16),
-                 tiles = x->rows / PAIRS_ROWS; /* line: a pair of a panel */
+    const size_t panel = x->pairs * DLM_PANEL * 2;
     const size_t next = (j + vectors * W) / DLM_PANEL, end = (x->columns + DLM_PANEL - 1) / DLM_PANEL;
     const size_t panels = next >= end ? 0 : end - next < PAIRS_PANELS ? end - next : PAIRS_PANELS;
-    const size_t each = tiles < ENOUGH_TILES ? 0 : (panels * x->pairs + tiles - 1) / tiles;
-    const char *ahead = (const char *)(x->panels + next * 2 * x->pairs * DLM_PANEL);
+    ahead coming =
+        ahead_of(x->panels + next * panel, panels * panel * sizeof *x->panels, x->rows / PAIRS_ROWS);
     size_t i = 0;
     for (; i + PAIRS_ROWS <= x->rows; i += PAIRS_ROWS) {
-        for (size_t k = 0; k < each; k++, ahead += line) __builtin_prefetch(ahead, 0, 2);
+        ask_ahead(&coming);
         tile(x, PAIRS_ROWS, vectors, i, j);
     }
     if (PAIRS_ROWS > 4)

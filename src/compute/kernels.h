@@ -129,6 +129,8 @@ typedef struct dlm_kernels {
     /* x (n) of `type` is about scale * q with the largest |q| 127: the scale is returned, not a number where
      * any x is not finite (q is then 0). Quads of q are `step` quads apart, the last one filled up with 0. */
     float (*quantise)(size_t n, const void *x, dlm_dtype type, dlm_int8_form form, size_t step, void *q);
+    /* The same of each row of x (rows,n), at most int8_rows of them, as a group that int8_product takes. */
+    void (*quantise_rows)(size_t rows, size_t n, const void *x, dlm_dtype type, void *q, float *scale);
     /* y = (float)(sum of a * panel, exact) * (a_scale * scale) + bias */
     void (*int8_product)(const dlm_int8_product *product);
     /* How it takes the activations. */

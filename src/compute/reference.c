@@ -295,6 +295,12 @@ static float quantise(size_t n, const void *x, dlm_dtype type, dlm_int8_form for
     return finite ? scale : NAN;
 }
 
+static void quantise_rows(size_t rows, size_t n, const void *x, dlm_dtype type, void *q, float *scale) {
+    for (size_t r = 0; r < rows; r++)
+        scale[r] =
+            quantise(n, dlm__const_element(x, type, r * n), type, DLM_INT8_WIDE, 1, (int16_t *)q + 4 * r);
+}
+
 static void int8_product(const dlm_int8_product *x) {
     for (size_t r = 0; r < x->rows; r++) {
         const int16_t *a = (const int16_t *)x->a + r * 4 * x->quads;
@@ -435,6 +441,7 @@ const dlm_kernels dlm__kernels_reference = {
     .softmax = softmax,
     .cross_entropy = cross_entropy,
     .quantise = quantise,
+    .quantise_rows = quantise_rows,
     .int8_product = int8_product,
     .int8_form = DLM_INT8_WIDE,
     .int8_rows = 1,

@@ -179,6 +179,40 @@ TEST(forms_of_integers) {
     for_each_isa(forms);
 }
 
+/* Groups of rows, whole and not, are their rows one by one; a row that has no scale takes nothing from
+ * others. */
+static void groups(dlm_compute *plain, dlm_compute *compute) {
+    (void)plain;
+    enum { MOST = 70 };
+    const dlm_kernels *kernels = compute->kernels;
+    const size_t size = dlm__int8_size(kernels->int8_form), step = kernels->int8_rows;
+    for (size_t n = 1; n <= MOST; n++)
+        for (size_t rows = 1; rows <= step; rows++) {
+            const dlm_dtype type = (n + rows) % 2 == 0 ? DLM_F32 : DLM_BF16;
+            const size_t bytes = (n + 3) / 4 * step * 4 * size;
+            float *x = random_floats(rows * n, 3, (uint32_t)n), scale[16], same[16];
+            if (n % 10 == 0) x[rows * n / 2] = n % 20 == 0 ? NAN : -INFINITY;
+            if (n % 10 == 1) memset(x, 0, n * sizeof *x);
+            buffer q = buffer_make(bytes, 1), want = buffer_make(bytes, 1);
+            buffer of = buffer_make(rows * n, dlm__dtype_size(type));
+            dlm__to_type(compute, rows * n, x, of.x, type);
+            check_context("%zu of %zu rows of %zu, type %d", rows, step, n, (int)type);
+            kernels->quantise_rows(rows, n, of.x, type, q.x, scale);
+            for (size_t r = 0; r < rows; r++) {
+                same[r] = kernels->quantise(n, dlm__const_element(of.x, type, r * n), type,
+                                            kernels->int8_form, step, (char *)want.x + r * 4 * size);
+                CHECK(isnan(same[r]) ? isnan(scale[r]) : scale[r] == same[r]);
+            }
+            CHECK_MEM_EQ(q.x, want.x, bytes);
+            buffer_free(q), buffer_free(want), buffer_free(of);
+            free(x);
+        }
+}
+
+TEST(groups_of_rows) {
+    for_each_isa(groups);
+}
+
 /* The largest there can be: 2^17 products of 127 x 127 and their negative. */
 static void largest(dlm_compute *plain, dlm_compute *compute) {
     (void)plain;
