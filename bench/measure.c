@@ -153,6 +153,7 @@ typedef struct work {
     dlm_compute *compute;
     dlm_product product;
     float *A, *B, *Y;
+    void *a, *b;      /* as operands of their types; b NULL where B is taken as it is, or from: */
     dlm_bf16 *panels; /* of B, or NULL */
     dlm_int8 *bytes;  /* of B, or NULL */
     dlm_dtype left;   /* the type of A */
@@ -171,22 +172,28 @@ static dlm_status prepare(work *w, dlm_error *err) {
         if (w->panels == NULL) abort();
         dlm__pack_panels(w->compute, p->N, p->K, w->B, w->panels);
     } else if (p->right == DLM_RIGHT_ROWS) {
-        dlm__to_type(w->compute, weights, w->B, w->B, p->type);
+        w->b = floats(weights);
+        dlm__to_type(w->compute, weights, w->B, w->b, p->type);
     }
-    dlm__to_type(w->compute, p->M * p->K, w->A, w->A, w->left);
+    w->a = floats(p->M * p->K);
+    dlm__to_type(w->compute, p->M * p->K, w->A, w->a, w->left);
     return DLM_OK;
 }
 
 static void multiply(const work *w) {
     const dlm_product *p = &w->product;
     if (w->bytes != NULL)
-        dlm__int8_matmul(w->compute, p->M, w->A, w->left, w->bytes, 0, p->N, NULL, w->Y);
+        dlm__int8_matmul(w->compute, p->M, w->a, w->left, w->bytes, 0, p->N, NULL, w->Y);
     else
-        dlm__matmul(w->compute, p, w->A, w->panels != NULL ? (const void *)w->panels : w->B, NULL, w->Y);
+        dlm__matmul(w->compute, p, w->a,
+                    w->panels != NULL ? (const void *)w->panels
+                    : w->b != NULL    ? w->b
+                                      : w->B,
+                    NULL, w->Y);
 }
 
 static void free_work(work *w) {
-    free(w->A), free(w->B), free(w->Y), free(w->panels);
+    free(w->A), free(w->B), free(w->Y), free(w->a), free(w->b), free(w->panels);
     dlm__int8_free(w->bytes);
 }
 

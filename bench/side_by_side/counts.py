@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from setting import Setting
-from sides import generate_command, train_command
+from sides import generate_command, log_rows, train_command
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Product:
 
 
 class Count:
-    """Of some calls, shared by `steps` steps."""
+    """Of some calls, shared by `steps` steps, which took so many seconds each."""
 
-    def __init__(self, calls: list[dict], steps: int = 1):
-        self.calls, self.steps = calls, steps
+    def __init__(self, calls: list[dict], steps: int = 1, step_seconds: float = math.nan):
+        self.calls, self.steps, self.step_seconds = calls, steps, step_seconds
 
     def products(self) -> list[tuple[float, Product]]:
         """(how often in a step, of what sizes)"""
@@ -61,6 +61,9 @@ class Count:
 
     def bytes(self, *calls: str) -> float:
         return sum(c["bytes"] for c in self.calls if c["call"] in calls) / self.steps
+
+    def seconds(self, *calls: str) -> float:
+        return sum(c["seconds"] for c in self.calls if c["call"] in calls) / self.steps
 
     def names(self) -> set[str]:
         return {call["call"] for call in self.calls}
@@ -105,7 +108,9 @@ def training(setting: Setting, preset: str, batch: int) -> Count:
         steps = setting.size.train_steps
         line = train_command(setting, preset, batch, steps + 2, "--recipe", "original", "--precision", "auto")
         calls = run_counted(setting, "training", line)
-        setting.counts[preset, batch] = Count([c for c in calls if 2 <= c["step"] <= steps + 1], steps)
+        log = log_rows(setting.work / "run")
+        took = (log[steps]["seconds"] - log[0]["seconds"]) / steps
+        setting.counts[preset, batch] = Count([c for c in calls if 2 <= c["step"] <= steps + 1], steps, took)
     return setting.counts[preset, batch]
 
 

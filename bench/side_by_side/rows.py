@@ -121,6 +121,11 @@ def four(setting: Setting, job: dict) -> list[Worker]:
     ]
 
 
+def all_of(setting: Setting, goal, rivals: list[str]) -> list[str]:
+    """Without whom a goal says nothing: the best of four is not that of three."""
+    return rivals if goal and setting.size.verdicts else []
+
+
 def said_of(workers) -> str:
     return "; ".join(f"{w.name}: {w.said}" for w in workers if w.said)
 
@@ -149,20 +154,22 @@ def training(which: int):
                 "tokenizer": str(setting.tokenizer("stories_8192") / "tokenizer.json"),
             },
         )
-        figures = in_turn(ours, theirs, size.rounds, "tokens_per_s", True)
+        steps = in_turn(ours, theirs, size.rounds, "seconds_per_step", False)
         name = f"train-{('small', 'base')[which]}"
-        seconds = median(answer["seconds_per_step"] for answer in ours[0].answers)
-        real = median(answer["seconds_per_step"] * answer["tokens_per_s"] for answer in ours[0].answers)
-        setting.facts[name] = seconds
+        seconds = median(steps["here"])
+        # Each side draws its own batches, padded to one length: their steps cost the same, however many of the tokens
+        # are real, so that the mean counts for both. The default recipe has no padding.
+        real = batch * setting.real_tokens(size.corpus, "stories_8192", LENGTH)
+        figures = {side: [real / s for s in took] for side, took in steps.items()}
+        for side in ours[1:]:
+            figures[side.name] = [answer["tokens_per_s"] for answer in side.answers]
         executed = counts.training(setting, preset, batch).flop()
         note = roofline_note(setting, executed, seconds, trained_in(setting), training_flop(preset, batch, real))
         rivals = [w.name for w in theirs]
         what = f"training, {preset}, batch {batch}, real tokens/s"
-        line = ratio_line(name, what, "here", figures, rivals, "tokens/s", True, goal, note)
+        line = ratio_line(name, what, "here", figures, rivals, "tokens/s", True, goal, note, all_of(setting, goal, rivals))
         line.say(said_of(theirs))
-        line.figures["seconds of a step"] = {
-            side.name: [answer["seconds_per_step"] for answer in side.answers] for side in [*ours, *theirs]
-        }
+        line.figures["seconds of a step"] = steps
         other = "no padding, another model: not the same work"
         return [line] + [
             ratio_line(name, what, side.name, figures, rivals, "tokens/s", True, None, other) for side in ours[1:]
@@ -199,8 +206,8 @@ def texts(which: int):
         for kind in kinds:
             executed = counts.texts(setting, preset, kind).flop()
             note = roofline_note(setting, executed, median(figures[f"here {kind}"]), kind, whole)
-            goal = goals.get(kind)
-            lines.append(ratio_line(name, what, f"here {kind}", figures, rivals, "s", False, goal, note))
+            held = goals.get(kind), note, all_of(setting, goals.get(kind), rivals)
+            lines.append(ratio_line(name, what, f"here {kind}", figures, rivals, "s", False, *held))
         lines[-1].say(said_of(theirs))
         return lines
 
@@ -225,8 +232,15 @@ def forward(setting: Setting, goal):
         for p in kinds
     ]
     torch = four(setting, job | {"job": "forward"})
+    # Its threads spin while they wait unless it is told not to: which is faster depends on the machine.
     onnx = [
-        Worker(setting, f"ONNX Runtime {p}", job | {"job": "onnx_forward", "precision": p}) for p in ("f32", "int8")
+        Worker(
+            setting,
+            f"ONNX Runtime {p}{'' if spins else ', not spinning'}",
+            job | {"job": "onnx_forward", "precision": p, "spins": spins},
+        )
+        for p in ("f32", "int8")
+        for spins in (True, False)
     ]
     figures = in_turn(ours, [*torch, *onnx], size.rounds, "seconds", False)
     flop = forward_flop(preset, size.texts, size.length, size.texts * size.length, 1)
@@ -256,10 +270,10 @@ def products(setting: Setting, goal):
     kinds = dict.fromkeys(["f32", trained_in(setting)])
 
     def total(side, rates):
-        kept[side] = rates
+        kept.setdefault(side, []).append([rate["gflops"] for rate in rates])
         return {"seconds": sum(1e-9 * flop / rate["gflops"] for flop, rate in zip(flops, rates))}
 
-    kept: dict[str, list] = {}
+    kept: dict[str, list] = {}  # of each side, of each round, GFLOP/s of each size
     ours = [Side(f"here {p}", lambda p=p: total(f"here {p}", rate_here(setting, p, sizes))) for p in kinds]
     theirs = []
     for p in ("f32", "bf16"):
@@ -269,49 +283,49 @@ def products(setting: Setting, goal):
         worker.measure = lambda w=worker: (lambda a: None if a is None else total(w.name, a["products"]))(w.ask())
         theirs.append(worker)
     figures = in_turn(ours, theirs, min(size.rounds, 3), "seconds", False)
-    lines = []
+    rates = {side: [median(size) for size in zip(*rounds)] for side, rounds in kept.items()}
+    best = [max(of_size) for of_size in zip(*rates.values())]
+    every, lines = "the best of each size", []
+    figures[every] = [sum(1e-9 * flop / rate for flop, rate in zip(flops, best))]
     for p in kinds:
         name, what = f"here {p}", f"products of a step of training, {preset}, {p}"
         note = roofline_note(setting, sum(flops), median(figures[name]), p)
-        mine = goal if p == trained_in(setting) else None
-        line = ratio_line("products", what, name, figures, [w.name for w in theirs], "s", False, mine, note)
-        worst = min(
-            zip(sizes, kept[name]), key=lambda pair: pair[1]["gflops"] if pair[0].rows >= counts.FEW else math.inf
-        )
+        asked, rivals = goal if p == trained_in(setting) else None, [w.name for w in theirs]
+        held = asked, note, all_of(setting, asked, rivals)
+        line = ratio_line("products", what, name, figures, [every, *rivals], "s", False, *held)
+        worst = min(zip(sizes, rates[name]), key=lambda pair: pair[1] if pair[0].rows >= counts.FEW else math.inf)
         line.say(
-            f"slowest of {counts.FEW} rows or more {worst[0].words()[:5]}: {worst[1]['gflops']:.0f} GFLOP/s",
+            f"slowest of {counts.FEW} rows or more {worst[0].words()[:5]}: {worst[1]:.0f} GFLOP/s",
+            ", ".join(f"{w.name} {median(figures[w.name]):.3g} s" for w in theirs if figures[w.name]),
             said_of(theirs),
         )
         line.figures["products"] = [
-            {"calls": n, "of": product.words()} | {side: rates[i]["gflops"] for side, rates in kept.items()}
+            {"calls": n, "of": product.words()} | {side: of_side[i] for side, of_side in rates.items()}
             for i, (n, product) in enumerate(work)
         ]
         lines.append(line)
-    return [*lines, rest_of_step(setting, count, median(figures[f"here {trained_in(setting)}"]))]
+    return [*lines, rest_of_step(setting, count)]
 
 
-def rest_of_step(setting: Setting, count: counts.Count, products_take: float) -> Line:
-    """What of a step is no matrix product, beside its bytes over the bandwidth; of attention the operations over the
-    best product, if these take longer."""
-    facts, size = setting.facts, setting.size
-    if "train-base" not in facts:
-        once = our_training(setting, size.base, size.batches[1], "auto", "original")
-        facts["train-base"] = median(once()["seconds_per_step"] for _ in range(min(size.rounds, 3)))
-    step, bandwidth, rate = facts["train-base"], facts["bandwidth"], peak(setting, trained_in(setting))
+def rest_of_step(setting: Setting, count: counts.Count) -> Line:
+    """What of a step is no matrix product, by the clock in the step itself, beside its bytes over the bandwidth; of
+    attention the operations over the best product, if these take longer."""
+    bandwidth, rate = setting.facts["bandwidth"], peak(setting, trained_in(setting))
     attention = max(count.flop("attention") / rate, count.bytes("attention") / bandwidth) / 1e9
     others = count.rest_bytes() / bandwidth / 1e9
-    rest = step - products_take
+    step = count.step_seconds
+    rest = step - count.seconds("product")
     ratio = rest / (others + attention)
     return Line(
         "products",
-        f"the rest of a step, {size.base}",
+        f"the rest of a step, {setting.size.base}",
         f"{rest:.3g} s of {step:.3g}",
         f"{others + attention:.3g} s: {others:.3g} by bytes, {attention:.3g} of attention",
         ratio,
         "at most 1.5 x",
         ratio <= 1.5,
         note="ratio: times what its bytes ask",
-        figures={name: count.bytes(name) for name in sorted(count.names() - {"product"})}
+        figures={name: {"bytes": count.bytes(name), "seconds": count.seconds(name)} for name in sorted(count.names())}
         | {"attention, flop": count.flop("attention")},
     )
 

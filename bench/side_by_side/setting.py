@@ -124,6 +124,15 @@ class Setting:
             partial.rename(path)
         return path
 
+    def real_tokens(self, corpus: str, tokenizer: str, length: int) -> float:
+        """The mean of what a story of the original's recipe has, which is cut to a length."""
+        import stories
+        from tokenizers import Tokenizer
+
+        reader = Tokenizer.from_file(str(self.tokenizer(tokenizer) / "tokenizer.json"))
+        found = reader.encode_batch_fast(stories.read(self.stories(corpus)))
+        return sum(min(len(story.ids), length) for story in found) / len(found)
+
     def model(self, preset: str) -> Path:
         """A model of the original's kind with weights that both sides read; made by PyTorch, once."""
         path = self.work / f"model-{preset}"

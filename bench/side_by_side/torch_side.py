@@ -157,7 +157,7 @@ def onnx_forward(job):
     path = export(job)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if job["spins"] else "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     feed = {"ids": rng.integers(0, 8192, (job["n"], job["length"])), "t": np.full(job["n"], 0.5, np.float32)}

@@ -89,6 +89,9 @@ class Parameters(Mapping[str, NDArray[np.float32]]):
         size = 4 * self._parameter(name).count
         return view_of(values[0], size, np.dtype(np.float32), self._model).reshape(self.shape(name))
 
+    def __contains__(self, name: object) -> bool:  # what Mapping has would read the values
+        return name in self._index
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
 

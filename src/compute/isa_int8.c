@@ -314,7 +314,8 @@ INLINE void tile(const dlm_int8_product *x, size_t rows, size_t vectors, size_t 
 INLINE void column(const dlm_int8_product *x, size_t vectors, size_t j) {
     const size_t panel = x->quads * DLM_PANEL * 4,
                  most = (TILE_VECTORS * COLUMNS + DLM_PANEL - 1) / DLM_PANEL;
-    const size_t next = (j + vectors * COLUMNS) / DLM_PANEL, end = (x->columns + DLM_PANEL - 1) / DLM_PANEL;
+    const size_t next = (j + vectors * COLUMNS + DLM_PANEL - 1) / DLM_PANEL,
+                 end = (x->columns + DLM_PANEL - 1) / DLM_PANEL;
     const size_t panels = next >= end ? 0 : end - next < most ? end - next : most;
     ahead coming = ahead_of(x->panels + next * panel, panels * panel, x->rows / INT8_ROWS);
     size_t i = 0;

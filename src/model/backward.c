@@ -24,7 +24,7 @@ static void linear_gradients(dlm_workspace *w, size_t rows, size_t rounded, size
 static void linear_input(dlm_workspace *w, const dlm_network *network, size_t rounded, size_t in, size_t out,
                          const void *dy, size_t weight, bool accumulate, float *dx) {
     dlm_product product = {.M = rounded, .N = in, .K = out, .accumulate = accumulate, .type = w->type};
-    const void *matrix = dlm__weights(network, weight, &product.right);
+    const void *matrix = dlm__weights(network, weight, false, &product.right);
     dlm__matmul(w->compute, &product, dy, matrix, NULL, dx);
 }
 

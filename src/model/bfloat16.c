@@ -1,14 +1,17 @@
 /* The bfloat16 copy of the weights: rounded once for all passes, and where products lay their right factor
  * out in panels, these in the place of the matrix, since they take as much room. Training changes the weights
- * with every step and reads matrices both ways, so there products round the float32 weights on the way where
- * they can: no copy. Only what is multiplied is written, and not in 8 bits: what lies between takes no
- * memory. */
+ * with every step and reads matrices both ways: the backward pass rounds the float32 weights on the way where
+ * it can, and so does the forward pass of large models, whose copy would take more memory than it saves time.
+ * Only what is multiplied is written, and not in 8 bits: what lies between takes no memory. */
 #include "model/network.h"
+
+/* Parameters up to which a model that is trained has such panels for the forward pass: 64 MB. */
+#define MOST_COPIED ((size_t)1 << 25)
 
 dlm_status dlm__network_allocate_bf16(dlm_network *network, bool training, dlm_error *err) {
     const size_t total = network->layout->total;
     const bool own = dlm__bf16_panels();
-    if (network->type != DLM_BF16 || (own && training)) return DLM_OK;
+    if (network->type != DLM_BF16 || (own && training && total > MOST_COPIED)) return DLM_OK;
     network->panels = own;
     network->params_bf16 = dlm__aligned(total, sizeof *network->params_bf16);
     if (network->params_bf16 != NULL) return DLM_OK;

@@ -14,11 +14,14 @@ void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtyp
     if (rounded > rows) memset((unsigned char *)x + rows * row, 0, (rounded - rows) * row);
 }
 
-const void *dlm__weights(const dlm_network *network, size_t offset, dlm_right *right) {
+const void *dlm__weights(const dlm_network *network, size_t offset, bool transposed, dlm_right *right) {
     const dlm_layout *layout = network->layout;
-    *right = network->type == DLM_BF16 && network->params_bf16 == NULL ? DLM_RIGHT_FLOAT : DLM_RIGHT_ROWS;
-    if (network->params_bf16 == NULL) return network->params + offset;
-    if (network->panels && layout->params[dlm__layout_at(layout, offset)].panels) *right = DLM_RIGHT_PANELS;
+    const bool panels = network->panels && layout->params[dlm__layout_at(layout, offset)].panels;
+    if (network->params_bf16 == NULL || (panels && !transposed)) {
+        *right = network->type == DLM_BF16 ? DLM_RIGHT_FLOAT : DLM_RIGHT_ROWS;
+        return network->params + offset;
+    }
+    *right = panels ? DLM_RIGHT_PANELS : DLM_RIGHT_ROWS;
     return network->params_bf16 + offset;
 }
 
@@ -37,7 +40,7 @@ void dlm__linear(dlm_workspace *w, const dlm_network *network, size_t rows, size
         return;
     }
     dlm_product product = {.M = rows, .N = out, .K = in, .transpose_b = true, .type = w->type};
-    const void *matrix = dlm__weights(network, weight, &product.right);
+    const void *matrix = dlm__weights(network, weight, true, &product.right);
     dlm__matmul(w->compute, &product, x, matrix, network->params + bias, y);
 }
 

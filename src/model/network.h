@@ -94,7 +94,8 @@ typedef struct dlm_network {
     const dlm_layout *layout;
     float *params;           /* (total); what is absent is not set, and takes no memory */
     dlm_bf16 *params_bf16;   /* (total), or NULL */
-    bool panels;             /* of the copy the matrices that can lie in panels, for the forward pass alone */
+    bool panels;             /* of the copy the matrices that can lie in panels, for the forward pass; the
+                                backward pass then reads params */
     dlm_dtype type;          /* of the operands of products */
     dlm_int8 **int8;         /* NULL, or (layout->n): those of token matrices, NULL for the rest; only without
                                 training */

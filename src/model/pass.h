@@ -97,8 +97,9 @@ typedef struct dlm_modulation {
 
 /* Zeroes rows `rows` .. rounded - 1 of x (rounded, width). */
 void dlm__zero_tail(void *x, size_t rows, size_t rounded, size_t width, dlm_dtype type);
-/* The weights of a product as the network's operand type has them, and how they lie. */
-const void *dlm__weights(const dlm_network *network, size_t offset, dlm_right *right);
+/* The weights of a product as the network's operand type has them, and how they lie; transposed: to multiply
+ * by W^T, as the forward pass does. */
+const void *dlm__weights(const dlm_network *network, size_t offset, bool transposed, dlm_right *right);
 /* y (rows, out) = x (rows, in) W^T + b. */
 void dlm__linear(dlm_workspace *workspace, const dlm_network *network, size_t rows, size_t in, size_t out,
                  const void *x, size_t weight, size_t bias, float *y);

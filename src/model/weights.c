@@ -319,7 +319,7 @@ static dlm_status read_all(reading *r, dlm_error *err) {
     for (size_t k = 0; k < r->n; k++)
         if (r->pieces[k].status != DLM_OK) DLM_TRY(read_piece(r, &r->pieces[k], r->rooms, err));
     forget(r);
-    return DLM_OK;
+    return r->file->unchanged == NULL ? DLM_OK : r->file->unchanged(r->file->file, err);
 }
 
 dlm_status dlm__network_read(const dlm_network *network, const dlm_tensors *file, dlm_compute *compute,

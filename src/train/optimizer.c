@@ -42,7 +42,8 @@ static void deal_small(dlm_learner *learner, double *loads) {
     }
 }
 
-/* As many teams as there are threads, but no more than matrices; none where there is nothing to share out. */
+/* As many teams as there are threads; none where these are more than small matrices, of which some would have
+ * nothing to do. */
 static dlm_status make_teams(dlm_learner *learner, const dlm_compute *compute, dlm_error *err) {
     const size_t threads = dlm__threads();
     size_t small = 0;
@@ -53,7 +54,7 @@ static dlm_status make_teams(dlm_learner *learner, const dlm_compute *compute, d
         if (need > learner->team_stride) learner->team_stride = need;
         small++;
     }
-    const size_t most = threads < small ? threads : small, teams = most > 1 ? most : 0;
+    const size_t teams = threads > 1 && threads <= small ? threads : 0;
     double *loads = dlm__calloc(teams + 1, sizeof *loads);
     learner->team = dlm__calloc(learner->pieces.n, sizeof *learner->team);
     learner->team_compute = dlm__calloc(teams + 1, sizeof *learner->team_compute);

@@ -1,5 +1,6 @@
 /* Training takes only the rows whose logits are wanted through the last block: loss and gradients against a
- * workspace that takes all positions through it. And workspaces that lend their memory between passes. */
+ * workspace that takes all positions through it. Logits by chunks, against passes of one chunk. And
+ * workspaces that lend their memory between passes. */
 #include "network_fixture.h"
 
 #include "model/pass.h"
@@ -134,6 +135,80 @@ TEST(rows_alone_are_differentiated_as_all) {
     for (size_t i = 0; (isa = dlm__isa_name(i)) != NULL; i++)
         if (dlm__isa_available(isa))
             for (size_t threads = 1; threads < 3; threads++) with_compute(rows_alone, isa, isa, threads);
+}
+
+/* ---- chunks of logits --------------------------------------------------------------------------------- */
+
+enum {
+    MANY_SEQUENCES = 18,
+    MANY = MANY_SEQUENCES * LONGEST
+}; /* more rows than have their logits at a time */
+
+/* Adds the loss and gradients of the rows first .. last - 1 of a batch of all of MANY positions. */
+static double add_rows(dlm_compute *compute, const dlm_model *model, size_t first, size_t last, float *ce,
+                       float *gradients) {
+    static size_t offsets[MANY_SEQUENCES + 1];
+    static int32_t ids[MANY], rows[MANY], targets[MANY];
+    static float times[MANY_SEQUENCES], weight[MANY];
+    const dlm_workspace_size size = {
+        .tokens = MANY, .sequences = MANY_SEQUENCES, .rows = last - first, .training = true};
+    for (size_t s = 0; s < MANY_SEQUENCES; s++) {
+        offsets[s + 1] = (s + 1) * LONGEST;
+        times[s] = (float)(s + 1) / 32;
+    }
+    for (size_t t = 0; t < MANY; t++) {
+        ids[t] = (int32_t)(t * 5 % V);
+        rows[t] = (int32_t)t;
+        targets[t] = (int32_t)(t * 3 % V);
+        weight[t] = 0.001F * (float)(1 + t % 4);
+    }
+    const dlm_batch some = {{MANY_SEQUENCES, offsets}, ids, times, last - first, rows + first};
+    dlm_workspace *workspace = NULL;
+    dlm_error err;
+    double loss = 0;
+    CHECK_OK(dlm__workspace_create(model->layout, model->network.type, compute, size, &workspace, &err),
+             &err);
+    CHECK((workspace->chunk < last - first) == (last - first > 512));
+    CHECK_OK(dlm__loss(workspace, &model->network, &some, targets + first, weight + first, ce + first, &loss,
+                       gradients, &err),
+             &err);
+    dlm__workspace_free(workspace);
+    return loss;
+}
+
+/* Rows that have their logits in two chunks, against passes of one chunk each. */
+static void chunks(dlm_compute *compute, const char *isa) {
+    static const dlm_precision precisions[] = {DLM_PRECISION_F32, DLM_PRECISION_BF16};
+    static float ce[2][MANY];
+    for (size_t kind = 0; kind < 2; kind++) {
+        dlm_model *model = make_model(DLM_TIME_ADALN, DLM_POSITION_LEARNED, precisions[kind]);
+        REQUIRE(model != NULL);
+        const dlm_layout *layout = model->layout;
+        float *at_once = dlm__calloc(layout->total, sizeof(float)),
+              *by_parts = dlm__calloc(layout->total, sizeof(float));
+        REQUIRE(at_once != NULL && by_parts != NULL);
+        check_context("%s, type %zu", isa, kind);
+        const double loss = add_rows(compute, model, 0, MANY, ce[0], at_once);
+        double parts = 0;
+        for (size_t first = 0; first < MANY; first += MANY / 3)
+            parts += add_rows(compute, model, first, first + MANY / 3, ce[1], by_parts);
+        const double tolerance = model->network.type == DLM_BF16 ? 1e-3 : 1e-6;
+        CHECK_CLOSE(loss, parts, tolerance * loss);
+        CHECK_ALL_CLOSE(ce[0], ce[1], MANY, 10 * tolerance);
+        for (size_t i = 0; i < layout->n; i++) {
+            const dlm_param *param = &layout->params[i];
+            const double moved = apart(at_once + param->offset, by_parts + param->offset, param->count);
+            if (!CHECK(moved <= 20 * tolerance)) printf("gradient of %s: %g\n", param->name, moved);
+        }
+        free(at_once), free(by_parts);
+        dlm_model_free(model);
+    }
+}
+
+TEST(losses_by_chunks_are_those_of_all_rows) {
+    const char *isa;
+    for (size_t i = 0; (isa = dlm__isa_name(i)) != NULL; i++)
+        if (dlm__isa_available(isa)) with_compute(chunks, isa, isa, 2);
 }
 
 /* ---- memory that is lent ------------------------------------------------------------------------------ */

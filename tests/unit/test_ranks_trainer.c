@@ -27,6 +27,7 @@ typedef struct trial {
     dlm_train_report reports[RANKS_MAX];
     double losses[RANKS_MAX][64];
     dlm_status created[RANKS_MAX], status[RANKS_MAX], saved[RANKS_MAX];
+    size_t all, own[RANKS_MAX]; /* floats of a model, and of a moment that a rank keeps */
     dlm_error errors[RANKS_MAX];
 } trial;
 
@@ -51,6 +52,8 @@ static void take_part(void *context, dlm_ranks *ranks, thread_meeting *meeting) 
     if (t->change != NULL) t->change(&options, r);
     t->created[r] = dlm_trainer_create(&options, &trainer, &t->errors[r]);
     if (t->created[r] != DLM_OK) return;
+    t->own[r] = trainer->learner->own;
+    if (r == 0) t->all = trainer->layout->total;
     t->status[r] = go(t, trainer, r, t->until);
     if (t->spoil != NULL) t->spoil(trainer, r);
     if (t->dies == r)
@@ -200,6 +203,16 @@ static trial run_of(const kind *k, size_t ranks) {
     return t;
 }
 
+/* The optimiser's state is divided: together they have it once, and none has much more than its share. */
+static void check_shares(const trial *t, size_t ranks) {
+    size_t sum = 0;
+    for (size_t r = 0; r < ranks; r++) {
+        sum += t->own[r];
+        CHECK(t->own[r] > 0 && t->own[r] < t->all / ranks + t->all / 4);
+    }
+    CHECK_INT_EQ(sum, t->all);
+}
+
 static void check_kind(const kind *k) {
     const trial one = run_of(k, 1);
     for (size_t ranks = 2; ranks <= 4; ranks++) {
@@ -207,6 +220,7 @@ static void check_kind(const kind *k) {
         const char *alone = one.options.run, *first = some.options.run, *second = again.options.run;
         check_context("kind %td, %zu ranks", k - kinds, ranks);
         check_losses(allowed(k), &one, &some, ranks);
+        check_shares(&some, ranks);
         for (size_t i = 0; i < 3; i++)
             check_near(in_checkpoint(first, STEPS, files[i]), in_checkpoint(alone, STEPS, files[i]),
                        allowed(k));

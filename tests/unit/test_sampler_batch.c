@@ -143,6 +143,29 @@ TEST(passes_end_with_the_longest_sequence) {
     dlm_model_free(model);
 }
 
+/* The order ancestral leaves it to chance how many positions a step reveals. Where that is none there is no
+ * pass, so that there are no more of them than positions. */
+TEST(steps_that_reveal_nothing_make_no_pass) {
+    dlm_model *model = random_model(20, MANY_LONGEST, DLM_TIME_ADALN, DLM_SCHEDULE_COSINE, 0.7, NULL);
+    REQUIRE(model != NULL);
+    dlm_sample_options options = dlm_sample_defaults();
+    enum { LENGTH = 9 };
+    const size_t length = LENGTH;
+    dlm_error err;
+    options.steps = 400;
+    options.order = DLM_ORDER_ANCESTRAL;
+    for (options.seed = 1; options.seed <= 20; options.seed++) {
+        int32_t ids[LENGTH];
+        size_t forwards = 0, left = 0;
+        for (size_t i = 0; i < LENGTH; i++) ids[i] = model->mask_id;
+        CHECK_OK(dlm_sample(model, &options, 0, 1, &length, ids, NULL, NULL, &forwards, &err), &err);
+        for (size_t i = 0; i < LENGTH; i++) left += ids[i] == model->mask_id;
+        CHECK(forwards >= 1 && forwards <= LENGTH);
+        CHECK_INT_EQ(left, 0);
+    }
+    dlm_model_free(model);
+}
+
 /* ---- banned ids --------------------------------------------------------------------------------------- */
 
 TEST(banned_ids_are_never_drawn) {
