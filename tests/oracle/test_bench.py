@@ -250,8 +250,10 @@ def test_steps_are_counted(place, precision, monkeypatch):
     ways = [(same, same), (same, eighths), (eighths, eighths)]
     assert any(found == products_of_a_step(passes, *way) for way in ways), sorted(found)
     rights = {product.right for _, product in count.products() if not product.ta}
-    assert len(rights) == 1 and all(product.right == "rows" for _, product in count.products() if product.ta)
-    assert rights == {"rows"} or (precision == "bf16" and rights == {"float"})
+    assert all(product.right == "rows" for _, product in count.products() if product.ta)
+    # Own products read panels forward, where a small model has them, and round the weights on the way back.
+    assert rights == {"rows"} or (precision == "bf16" and rights == {"panels", "float"})
+    assert all((product.right == "panels") == product.tb for _, product in count.products() if product.right != "rows")
     attention = 14 * CHANNELS * LENGTH * sum(((DEPTH - 1) * t + r) for t, r, _ in passes)
     assert count.flop("attention") == attention
     assert count.flop() == attention + sum(n * product.flop for n, product in count.products())
@@ -456,13 +458,13 @@ def test_rows_run(harness):
     for name in ("train-small", "train-base"):
         seconds = by_row[name][0].figures["seconds of a step"]
         assert min(seconds["here"]) > 0 and "GFLOP executed" in by_row[name][0].note
-    facts = {key: value for row in results["rows"] for key, value in row["facts"].items()}
-    assert facts["train-base"] == pytest.approx(
-        statistics.median(by_row["train-base"][0].figures["seconds of a step"]["here"])
-    )
     *parts, rest = by_row["products"]
     assert [bool(line.goal) for line in parts].count(True) <= 1 and rest.ratio > 0
-    assert float(rest.ours.split()[-1]) == pytest.approx(facts["train-base"], rel=0.01)
+    for line in parts:  # of each size the best side's, so no more than any of them
+        (best,) = line.figures.pop("the best of each size")
+        assert len(line.figures.pop("products")) > 10
+        assert 0 < best <= 1.001 * min(statistics.median(took) for took in line.figures.values())
+    assert 0 < float(rest.ours.split()[0]) < float(rest.ours.split()[-1])
     assert len(by_row["likelihood"]) == 2 and all("processor" in line.note for line in by_row["likelihood"])
     assert "likelihood, PyTorch, original recipe: {" in done.stderr
     machine = results["machine"]
