@@ -298,9 +298,10 @@ except KeyboardInterrupt:
         "model.nelbo(ids, draws=100000)",
         "model.curve(data, draws=100000)",
         "[model.score(ids) for _ in range(100000)]",
-        "model.measure_speed('forward', seconds=1000, sequences=4)",
-        "model.measure_speed('sample', seconds=1000, sequences=4)",
-        "model.measure_speed('train', seconds=1000, sequences=4)",
+        # Enough of them that a thousand passes, which are the most it makes, take longer than the test waits.
+        "model.measure_speed('forward', seconds=1000, sequences=200)",
+        "model.measure_speed('sample', seconds=1000, sequences=200)",
+        "model.measure_speed('train', seconds=1000, sequences=200)",
     ],
 )
 def test_interrupts(small_model, call):
